@@ -1,0 +1,179 @@
+"""Minibatches of a mosaic: for every modality only the rows that were measured, and where they belong."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import lightning.pytorch as lightning
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scvi.data import AnnDataManager
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mmopt import _checks
+from mmopt._keys import MODALITIES
+from mmopt._random import derived
+from mmopt.models.sparse import Csr
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Counts of the measured rows, their place in the modality (-1: absent) and the batch of every cell."""
+
+    counts: dict[str, sp.csr_matrix]
+    rows: dict[str, np.ndarray]
+    batch: np.ndarray
+
+    @property
+    def present(self) -> np.ndarray:
+        """Cells × modalities."""
+        return np.column_stack([rows >= 0 for rows in self.rows.values()])
+
+    def seen(self, n_batch: int) -> dict[str, np.ndarray]:
+        """Return, per modality, which batches have it."""
+        return {m: np.bincount(self.batch[rows >= 0], minlength=n_batch) > 0 for m, rows in self.rows.items()}
+
+
+_READ: WeakKeyDictionary[AnnDataManager, Mosaic] = WeakKeyDictionary()
+
+
+def read(manager: AnnDataManager) -> Mosaic:
+    """Return the registered data as arrays, read once per manager."""
+    if manager not in _READ:
+        mdata = manager.adata
+        counts, rows = {}, {}
+        for m in MODALITIES:
+            if m not in manager.registry["field_registries"]:
+                continue
+            state = manager.get_state_registry(m)
+            if state["absent"]:
+                counts[m] = sp.csr_matrix((0, len(state["features"])), dtype=np.float32)
+                rows[m] = np.full(mdata.n_obs, -1)
+                continue
+            adata = mdata.mod[state["modality"]]
+            x = sp.csr_matrix(_checks.counts(adata, state["modality"], state["layer"]))
+            columns = adata.var_names.get_indexer(state["features"])
+            if not np.array_equal(columns, np.arange(adata.n_vars)):
+                x = x[:, columns]
+            x.sort_indices()
+            counts[m], rows[m] = x, _checks.positions(mdata, state["modality"])
+        batch = manager.get_state_registry("batch")
+        codes, found = _checks.batch_codes(mdata, batch["original_key"])
+        known = {c: i for i, c in enumerate(batch["categorical_mapping"])}
+        _READ[manager] = Mosaic(counts, rows, np.array([known[c] for c in found])[codes])
+    return _READ[manager]
+
+
+class MosaicDataset(Dataset):
+    """Indexed by an array of cells, gives one minibatch as a dictionary of tensors and sparse rows."""
+
+    def __init__(self, mosaic: Mosaic):
+        self.mosaic = mosaic
+
+    def __len__(self) -> int:
+        return len(self.mosaic.batch)
+
+    def __getitem__(self, cells: np.ndarray) -> dict[str, Tensor]:
+        out = {"batch": torch.from_numpy(self.mosaic.batch[cells])}
+        for m, rows in self.mosaic.rows.items():
+            place = np.flatnonzero(rows[cells] >= 0)
+            x = self.mosaic.counts[m][rows[cells[place]]]
+            out[f"{m}_rows"] = torch.from_numpy(place)
+            indptr, indices = x.indptr.astype(np.int64), x.indices.astype(np.int64)
+            out[m] = Csr(torch.from_numpy(indptr), torch.from_numpy(indices), torch.from_numpy(x.data))
+        return out
+
+
+class CellBatches(Sampler):
+    """Groups of cells of nearly equal size, in order or reshuffled each epoch from ``seed`` and the epoch alone."""
+
+    def __init__(self, cells: np.ndarray, batch_size: int, shuffle: bool, seed: int):
+        self.cells, self.shuffle, self.seed = cells, shuffle, seed
+        self.n_batches = -(-len(cells) // batch_size)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch; a resumed run then sees the order an uninterrupted one would."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        cells = self.cells
+        if self.shuffle:
+            cells = np.random.default_rng(derived(self.seed, self.epoch)).permutation(cells)
+        return iter(np.array_split(cells, self.n_batches) if self.n_batches else [])
+
+
+class MosaicLoader(DataLoader):
+    """The data loader scvi-tools asks of a model."""
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        indices: Sequence[int] | None = None,
+        batch_size: int = 128,
+        shuffle: bool = False,
+        seed: int = 0,
+        **kwargs,
+    ):
+        dataset = MosaicDataset(read(adata_manager))
+        indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
+        self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices
+        batches = CellBatches(self.indices, batch_size, shuffle, seed)
+        super().__init__(dataset, sampler=batches, batch_size=None, **kwargs)
+
+
+class MosaicSplitter(lightning.LightningDataModule):
+    """Training and validation cells, split within every combination of measured modalities.
+
+    Parameters
+    ----------
+    adata_manager
+        Registered data.
+    train_size
+        Share of the cells to train on; the others are held out.
+    held_out
+        Cells to hold out, instead of a random share.
+    batch_size, seed
+        Cells per step, and the seed of the split and of the order of the cells.
+    """
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        *,
+        train_size: float = 0.9,
+        held_out: np.ndarray | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+        **loader_kwargs,
+    ):
+        super().__init__()
+        self.manager, self.batch_size, self.seed, self.loader_kwargs = adata_manager, batch_size, seed, loader_kwargs
+        mosaic = read(adata_manager)
+        if held_out is None:
+            held_out = _held_out(mosaic.present, train_size, np.random.default_rng(derived(seed)))
+        self.val_idx = np.sort(held_out)
+        self.train_idx = np.setdiff1d(np.arange(len(mosaic.batch)), self.val_idx)
+        self.test_idx = np.array([], dtype=int)
+        self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
+
+    def train_dataloader(self) -> MosaicLoader:
+        return MosaicLoader(self.manager, self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs)
+
+    def val_dataloader(self) -> MosaicLoader | None:
+        # twice the batch: no gradients are kept
+        return MosaicLoader(self.manager, self.val_idx, 2 * self.batch_size) if self.n_val else None
+
+
+def _held_out(present: np.ndarray, train_size: float, rng: np.random.Generator) -> np.ndarray:
+    _, pattern = np.unique(present, axis=0, return_inverse=True)
+    parts = []
+    for p in range(pattern.max() + 1):
+        cells = rng.permutation(np.flatnonzero(pattern.ravel() == p))
+        parts.append(cells[: round((1 - train_size) * len(cells))])
+    return np.concatenate(parts)

@@ -1,0 +1,103 @@
+"""From the latent state and the batch to the expected counts of one modality, and their log-likelihood per cell."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, logsigmoid, softplus
+
+from mmopt.models.likelihoods import multinomial, negative_binomial, negative_binomial_mixture
+from mmopt.models.sparse import Csr
+
+
+def _body(n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(n_latent + n_batch, n_hidden), nn.LayerNorm(n_hidden), nn.SiLU(), nn.Dropout(dropout_rate)
+    )
+
+
+def _head(n_hidden: int, n_out: int) -> nn.Linear:
+    head = nn.Linear(n_hidden, n_out)
+    with torch.no_grad():  # small weights: decoding starts at the data's average profile, which the bias holds
+        head.weight.mul_(0.3)
+        head.bias.zero_()
+    return head
+
+
+class RnaDecoder(nn.Module):
+    """Negative binomial with the observed library size and one dispersion per gene."""
+
+    def __init__(self, n_features: int, n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float):
+        super().__init__()
+        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate)
+        self.head = _head(n_hidden, n_features)
+        self.log_theta = nn.Parameter(torch.zeros(n_features))
+
+    def forward(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Return the logarithm of each gene's share of the library (cells × genes)."""
+        return log_softmax(self.head(self.body(torch.cat([z, batch], 1))), 1)
+
+    def log_likelihood(self, log_share: Tensor, counts: Csr) -> Tensor:
+        return negative_binomial(counts, log_share + counts.totals().clamp_min(1).log()[:, None], self.log_theta)
+
+
+class ProteinDecoder(nn.Module):
+    """Negative-binomial mixture of background and foreground per protein; the background belongs to the batch."""
+
+    def __init__(self, n_features: int, n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float):
+        super().__init__()
+        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate)
+        self.increment = _head(n_hidden, n_features)
+        self.mixing = _head(n_hidden, n_features)
+        self.log_background = nn.Parameter(torch.zeros(n_batch, n_features))
+        self.log_theta = nn.Parameter(torch.zeros(n_batch, n_features))
+
+    def forward(self, z: Tensor, batch: Tensor) -> dict[str, Tensor]:
+        hidden = self.body(torch.cat([z, batch], 1))
+        log_background = batch @ self.log_background
+        return {
+            "log_background": log_background,
+            "log_foreground": log_background + softplus(self.increment(hidden)),
+            "background_logit": self.mixing(hidden),
+            "log_theta": batch @ self.log_theta,
+        }
+
+    def log_likelihood(self, parameters: dict[str, Tensor], counts: Csr) -> Tensor:
+        return negative_binomial_mixture(counts.dense(self.mixing.out_features), **parameters).sum(1)
+
+    @staticmethod
+    def log_level(parameters: dict[str, Tensor]) -> Tensor:
+        """Return the expected level on the log1p scale, where antibody counts are read (cells × proteins)."""
+        background = logsigmoid(parameters["background_logit"]).exp()
+        return (
+            background * torch.log1p(parameters["log_background"].exp())
+            + (1 - background) * torch.log1p(parameters["log_foreground"].exp())
+        )  # fmt: skip
+
+
+class AtacDecoder(nn.Module):
+    """Multinomial over peaks given the cell's fragments: a low-rank head and a bias per peak.
+
+    The head's weights carry a Gaussian prior whose strength falls with the number of cells: with few cells and many
+    peaks an unpenalised head predicts held-out cells worse than the average profile does.
+    """
+
+    PRIOR_PRECISION = 100.0
+
+    def __init__(
+        self, n_features: int, n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float, rank: int
+    ):
+        super().__init__()
+        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate)
+        self.low_rank = nn.Linear(n_hidden, rank)
+        self.head = _head(rank, n_features)
+
+    def forward(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Return unnormalised log-probabilities (cells × peaks)."""
+        return self.head(self.low_rank(self.body(torch.cat([z, batch], 1))))
+
+    @staticmethod
+    def log_likelihood(logits: Tensor, counts: Csr) -> Tensor:
+        return multinomial(counts, logits)
+
+    def penalty(self) -> Tensor:
+        """Negative log-prior of the two head matrices, for the whole data set."""
+        return self.PRIOR_PRECISION * (self.low_rank.weight.square().sum() + self.head.weight.square().sum())

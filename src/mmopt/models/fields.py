@@ -1,0 +1,116 @@
+"""What TriVI registers of a MuData with scvi-tools: the counts of each modality and the batch of each cell."""
+
+import rich.table
+from mudata import MuData
+from scvi.data.fields import BaseAnnDataField
+
+from mmopt import _checks
+from mmopt._keys import HIGHLY_VARIABLE
+
+
+class CountsField(BaseAnnDataField):
+    """Raw counts of one modality, whose cells may be a part of the MuData's.
+
+    The registry keeps the names of the features; data registered later need the same names, in any order. A modality
+    that later data lack altogether is marked absent.
+    """
+
+    def __init__(self, role: str, modality: str, layer: str | None, use_highly_variable: bool | None):
+        super().__init__()
+        self.role, self.modality, self.layer, self.use_highly_variable = role, modality, layer, use_highly_variable
+
+    registry_key = property(lambda self: self.role)
+    mod_key = property(lambda self: self.modality)
+    attr_name = property(lambda self: "X" if self.layer in (None, "X") else "layers")
+    attr_key = property(lambda self: None if self.attr_name == "X" else self.layer)
+    is_empty = False
+
+    def validate_field(self, mdata: MuData) -> None:
+        _checks.counts(mdata.mod[self.modality], self.modality, self.layer)
+
+    def register_field(self, mdata: MuData) -> dict:
+        super().register_field(mdata)
+        adata = mdata.mod[self.modality]
+        selected = adata.var_names
+        if self.use_highly_variable is not False and HIGHLY_VARIABLE in adata.var:
+            selected = adata.var_names[adata.var[HIGHLY_VARIABLE].to_numpy(bool)]
+            if not len(selected):
+                raise ValueError(
+                    f"modality {self.modality!r}: var[{HIGHLY_VARIABLE!r}] selects no feature; select some with "
+                    "`mm.pp.prepare(mdata)` or pass `use_highly_variable=False`"
+                )
+        elif self.use_highly_variable:
+            raise KeyError(
+                f"modality {self.modality!r} has no var[{HIGHLY_VARIABLE!r}]; call `mm.pp.prepare(mdata)` first or "
+                "pass `use_highly_variable=None`"
+            )
+        return {"modality": self.modality, "layer": self.layer, "features": [str(v) for v in selected], "absent": False}
+
+    def transfer_field(self, state_registry: dict, mdata: MuData, **_) -> dict:
+        state = dict(state_registry)
+        state["absent"] = self.modality not in mdata.mod
+        if state["absent"]:
+            return state
+        super().transfer_field(state_registry, mdata)
+        missing = set(state["features"]) - set(mdata.mod[self.modality].var_names)
+        if missing:
+            raise ValueError(
+                f"modality {self.modality!r} lacks {len(missing)} of the model's {len(state['features'])} features "
+                f"({_checks.listed(sorted(missing))}); give the model data with the features it was trained on"
+            )
+        self.validate_field(mdata)
+        return state
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        return {f"n_{self.role}": len(state_registry["features"])}
+
+    def view_state_registry(self, state_registry: dict) -> rich.table.Table | None:
+        table = rich.table.Table(title=f"{self.role}: {state_registry['modality']}")
+        table.add_column("features")
+        table.add_row(str(len(state_registry["features"])))
+        return table
+
+
+class BatchField(BaseAnnDataField):
+    """The batch of each cell, looked up in ``mdata.obs`` and in the modalities' ``obs``."""
+
+    registry_key = "batch"
+    attr_name = "obs"
+    is_empty = False
+
+    def __init__(self, batch_key: str | None, modalities: dict[str, str]):
+        super().__init__()
+        self.batch_key, self.modalities = batch_key, modalities
+
+    attr_key = property(lambda self: self.batch_key)
+
+    def validate_field(self, mdata: MuData) -> None:
+        _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
+
+    def _there(self, mdata: MuData) -> dict[str, str]:
+        return {role: name for role, name in self.modalities.items() if name in mdata.mod}
+
+    def register_field(self, mdata: MuData) -> dict:
+        _, categories = _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
+        return {"categorical_mapping": categories, "original_key": self.batch_key}
+
+    def transfer_field(self, state_registry: dict, mdata: MuData, extend_categories: bool = False, **_) -> dict:
+        known = list(state_registry["categorical_mapping"])
+        _, categories = _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
+        new = [c for c in categories if c not in known]
+        if new and not extend_categories:
+            raise ValueError(
+                f"obs column {self.batch_key!r} has batches the model was not trained on ({_checks.listed(new)}); it "
+                f"knows {_checks.listed(known, 20)}"
+            )
+        return {"categorical_mapping": known + new, "original_key": self.batch_key}
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        return {"n_batch": len(state_registry["categorical_mapping"])}
+
+    def view_state_registry(self, state_registry: dict) -> rich.table.Table | None:
+        table = rich.table.Table(title=f"batch: {state_registry['original_key']}")
+        table.add_column("category")
+        for category in state_registry["categorical_mapping"]:
+            table.add_row(str(category))
+        return table

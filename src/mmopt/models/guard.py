@@ -1,0 +1,54 @@
+"""Stop training at the first non-finite loss, say which modality went first, and keep the last finite state."""
+
+import torch
+from torch import Tensor, nn
+
+
+class NonFiniteLossError(ValueError):
+    """The training loss became NaN or infinite; the model holds its last finite state."""
+
+    def __init__(self, term: str, step: int):
+        self.term, self.step = term, step
+        modality = term.removeprefix("nll_")
+        super().__init__(
+            f"the loss of {modality!r} became NaN or infinite at step {step}; the model was restored to its last finite "
+            f"state. Try a lower learning rate (lr=1e-4, or optimizer_kwargs=dict(alpha_max=1e-3) for the ASGD "
+            f"optimizers), and look for outlier cells or features in {modality!r} (mm.pp.prepare(mdata))."
+        )
+
+
+class FiniteGuard:
+    """Keep a copy of the last finite parameters, and the order in which loss terms stopped being finite.
+
+    On a CPU every step is looked at. An accelerator would have to wait for each step to be looked at, so there the
+    terms are collected and looked at once an epoch.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.saved: dict[str, Tensor] = {}
+        self.first_bad: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def save(self) -> None:
+        state = self.module.state_dict()
+        if all(bool(torch.isfinite(v).all()) for v in state.values() if v.is_floating_point()):
+            self.saved = {k: v.clone() for k, v in state.items()}
+
+    @torch.no_grad()
+    def watch(self, terms: dict[str, Tensor], step: int) -> None:
+        """Note the step at which a term was first non-finite."""
+        for name, value in terms.items():
+            now = torch.where(torch.isfinite(value).all(), torch.inf, float(step))
+            self.first_bad[name] = torch.minimum(self.first_bad[name], now) if name in self.first_bad else now
+        if next(iter(terms.values())).device.type == "cpu":
+            self.check()
+
+    def check(self) -> None:
+        """Restore and raise if any term was non-finite so far."""
+        steps = {name: float(v) for name, v in self.first_bad.items()}
+        if not steps or min(steps.values()) == float("inf"):
+            return
+        self.module.load_state_dict(self.saved)
+        term = min(steps, key=steps.get)
+        raise NonFiniteLossError(term, int(steps[term]))

@@ -1,0 +1,57 @@
+"""Log-likelihoods of counts, one value per cell."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+from mmopt.models.sparse import Csr
+
+
+def negative_binomial(x: Csr, log_mean: Tensor, log_theta: Tensor) -> Tensor:
+    """Log-probability of each row of counts under negative binomials of mean ``exp(log_mean)``, dispersion ``exp(log_theta)``.
+
+    The variance is ``mean + mean**2 / theta``. Written in logarithms, so that it and its second derivatives stay finite
+    for means and dispersions near zero. Only ``theta * log(theta / (theta + mean))`` is needed where the count is zero.
+
+    Parameters
+    ----------
+    x
+        Cells × features.
+    log_mean
+        The same, dense.
+    log_theta
+        Features.
+    """
+    apart = log_mean - log_theta
+    theta = log_theta.exp()
+    here, theta_here = apart[x.rows, x.indices], theta[x.indices]
+    stored = (
+        torch.lgamma(x.counts + theta_here)
+        - torch.lgamma(theta)[x.indices]
+        - torch.lgamma(x.counts + 1)
+        - x.counts * softplus(-here)
+    )
+    return x.row_sums(stored) - (softplus(apart) @ theta)
+
+
+def negative_binomial_mixture(
+    x: Tensor, log_background: Tensor, log_foreground: Tensor, log_theta: Tensor, background_logit: Tensor
+) -> Tensor:
+    """Log-probability of each count under background or foreground, as for antibody-derived tags (Gayoso et al. 2021)."""
+    theta = log_theta.exp()
+    shared = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+
+    def component(log_mean: Tensor) -> Tensor:
+        return -theta * softplus(log_mean - log_theta) - x * softplus(log_theta - log_mean)
+
+    return shared + torch.logaddexp(
+        logsigmoid(background_logit) + component(log_background),
+        logsigmoid(-background_logit) + component(log_foreground),
+    )
+
+
+def multinomial(x: Csr, logits: Tensor) -> Tensor:
+    """Log-probability of each row of counts, given its total, under ``softmax(logits)``; 0 for a row without counts."""
+    total = x.totals()
+    stored = x.counts * logits[x.rows, x.indices] - torch.lgamma(x.counts + 1)
+    return x.row_sums(stored) - total * torch.logsumexp(logits, 1) + torch.lgamma(total + 1)

@@ -1,0 +1,191 @@
+"""The training plan: what happens in a step, in an epoch, and what is written down of it."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import torch
+from scvi.module.base import LossOutput
+from scvi.train import TrainRunner
+from torch import Tensor
+
+from mmopt._files import atomic_path
+from mmopt._random import derived
+from mmopt.models.averaging import WeightAverage
+from mmopt.models.guard import FiniteGuard
+from mmopt.models.module import TriModule
+
+Creator = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+
+
+class TriTrainingPlan(lightning.LightningModule):
+    """Automatic optimization of the evidence lower bound.
+
+    Parameters
+    ----------
+    module
+        The network.
+    optimizer_creator
+        From parameters to an optimizer.
+    n_steps
+        Steps of a full run: the weight of the Kullback-Leibler term rises over the first ``warmup`` of them, and the
+        parameters are averaged over the second half.
+    warmup, average_decay
+        See there.
+    keep_best
+        End with the parameters of the epoch with the best held-out bound instead of the last.
+    checkpoint
+        File to which everything needed to resume is written, whole or not at all, after each epoch.
+    seed
+        All randomness of epoch ``i`` comes from ``seed`` and ``i``, so that a resumed run repeats an uninterrupted one.
+    """
+
+    def __init__(
+        self,
+        module: TriModule,
+        optimizer_creator: Creator,
+        *,
+        n_steps: int,
+        warmup: float = 0.3,
+        average_decay: float = 0.98,
+        keep_best: bool = True,
+        checkpoint: Path | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.module = module
+        self.optimizer_creator = optimizer_creator
+        self.n_warmup, self.average_from = warmup * n_steps, n_steps // 2
+        self.keep_best, self.checkpoint, self.seed = keep_best, checkpoint, seed
+        self.average = WeightAverage(module, average_decay)
+        self.guard = FiniteGuard(module)
+        self.best: dict[str, Tensor] = {}
+        self.best_value = float("inf")
+        self.epochs: list[dict[str, float]] = []  # one row per finished epoch
+        self.losses: list[Tensor] = []  # one value per step, left on the device
+        self.rates: list[Tensor] = []
+        self._sums: dict[str, dict[str, Tensor]] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer_creator([p for p in self.module.parameters() if p.requires_grad])
+
+    @property
+    def kl_weight(self) -> float:
+        return min(1.0, (self.global_step + 1) / max(self.n_warmup, 1))
+
+    # ------------------------------------------------------------------ steps
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(derived(self.seed, 1, self.current_epoch))
+        self.guard.save()
+        self._sums["train"] = {}
+
+    def training_step(self, batch: dict[str, Tensor], _) -> Tensor:
+        *_, out = self.module(batch, loss_kwargs={"kl_weight": self.kl_weight})
+        self.guard.watch({**out.reconstruction_loss, **out.kl_local, "total": out.loss}, self.global_step)
+        self._add("train", batch, out)
+        self.losses.append(out.loss.detach())
+        return out.loss
+
+    def on_train_batch_end(self, *_) -> None:
+        optimizer = self.optimizers().optimizer
+        rate = optimizer.alphas()[0] if hasattr(optimizer, "alphas") else optimizer.param_groups[0]["lr"]
+        self.rates.append(torch.as_tensor(rate, dtype=torch.float32).detach().clone())
+        if self.global_step > self.average_from:
+            self.average.update()
+
+    def on_validation_epoch_start(self) -> None:
+        self.average.swap()
+        self._sums["validation"] = {}
+
+    def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
+        # the same noise every time: epochs, runs and optimizers are compared on equal terms
+        generator = torch.Generator().manual_seed(derived(0, index))
+        noise = torch.randn(len(batch["batch"]), self.module.n_latent, generator=generator)
+        *_, out = self.module(batch, inference_kwargs={"noise": noise})
+        self._add("validation", batch, out)
+
+    def on_validation_epoch_end(self) -> None:
+        means = self._log("validation")
+        # log() would reach the early stopping callback only after this hook
+        if self.keep_best and means["elbo_validation"] < self.best_value:
+            self.best_value = means["elbo_validation"]
+            self.best = {k: v.clone() for k, v in self.module.state_dict().items()}
+        self.average.swap()
+
+    def on_train_epoch_end(self) -> None:
+        self.guard.check()
+        row = self._log("train")
+        row |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.endswith("_validation")}
+        self.epochs.append(row)
+        if self.checkpoint is not None:
+            with atomic_path(self.checkpoint) as partial:
+                self.trainer.save_checkpoint(partial)
+
+    def on_train_end(self) -> None:
+        self.average.swap()
+        if self.best:
+            self.module.load_state_dict(self.best)
+
+    # ------------------------------------------------------------------ what is written down
+    @torch.no_grad()
+    def _add(self, stage: str, batch: dict[str, Tensor], out: LossOutput) -> None:
+        sums = self._sums[stage]
+        terms = {**out.reconstruction_loss, **out.kl_local, "loss": out.loss * out.n_obs_minibatch}
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0) + value.sum()
+            n = len(batch[f"{name[4:]}_rows"]) if name.startswith("nll_") else out.n_obs_minibatch
+            sums[f"n_{name}"] = sums.get(f"n_{name}", 0) + n
+
+    def _log(self, stage: str) -> dict[str, float]:
+        """Give Lightning the means of the epoch, in the names scvi-tools uses.
+
+        ``elbo`` (negative, per cell), ``reconstruction_loss`` and ``kl_local`` as there; ``nll_<modality>`` is per cell
+        in which the modality was measured.
+        """
+        sums = {k: float(v) for k, v in self._sums[stage].items()}
+        n = sums["n_loss"]
+        reconstruction = sum(v for k, v in sums.items() if k.startswith("nll_")) / n
+        means = {
+            f"{stage}_loss": sums["loss"] / n,
+            f"elbo_{stage}": reconstruction + sums["kl"] / n,
+            f"reconstruction_loss_{stage}": reconstruction,
+            f"kl_local_{stage}": sums["kl"] / n,
+        } | {
+            f"{k}_{stage}": sums[k] / sums[f"n_{k}"] if sums[f"n_{k}"] else float("nan")
+            for k in sums
+            if k.startswith("nll_")
+        }
+        self.log_dict(means, prog_bar=False, batch_size=int(n), sync_dist=self.trainer.world_size > 1)
+        return means
+
+    # ------------------------------------------------------------------ resuming
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["mmopt"] = {
+            "epochs": self.epochs,
+            "losses": torch.stack(self.losses).cpu(),
+            "rates": torch.stack(self.rates).cpu(),
+            "average": self.average.average,
+            "best": self.best,
+            "best_value": self.best_value,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        state = checkpoint["mmopt"]
+        self.epochs, self.best, self.best_value = state["epochs"], state["best"], state["best_value"]
+        self.losses, self.rates = list(state["losses"]), list(state["rates"])
+        device = next(self.module.parameters()).device
+        self.average.average = [a.to(device) for a in state["average"]]
+
+
+class MosaicTrainRunner(TrainRunner):
+    """Run the trainer; a checkpoint to resume from is read without unpickling anything but tensors and numbers."""
+
+    def _run_training_core(self) -> None:
+        self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path, weights_only=True)
+        self.model.train_indices = self.data_splitter.train_idx
+        self.model.validation_indices = self.data_splitter.val_idx
+        self.model.test_indices = self.data_splitter.test_idx
+        self.model.module.eval()
+        self.model.is_trained_ = True
+        self.model.to_device(self.device)
+        self.model.trainer = self.trainer

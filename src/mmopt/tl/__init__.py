@@ -1,0 +1,12 @@
+"""Tools: train, look at the fit, compare optimizers."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "compare_optimizers": ["compare_optimizers"],
+        "integrate": ["integrate"],
+        "landscape": ["landscape"],
+    },
+)

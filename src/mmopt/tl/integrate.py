@@ -1,0 +1,151 @@
+"""Integration: from a MuData to a trained model and its embedding."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from mudata import MuData
+
+from mmopt import _keys
+from mmopt._compat import versions
+from mmopt.models import TriVI
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+
+def integrate(
+    mdata: MuData,
+    *,
+    rna: str | None = None,
+    atac: str | None = None,
+    prot: str | None = None,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    use_highly_variable: bool | None = None,
+    n_latent: int = 20,
+    optimizer: "str | Callable[[Iterable[Tensor]], Optimizer]" = "asgdadam",
+    lr: float = 1e-3,
+    optimizer_kwargs: dict[str, Any] | None = None,
+    batch_size: int = 128,
+    max_epochs: int | None = None,
+    early_stopping: bool = True,
+    accelerator: str = "auto",
+    devices: int | list[int] | str = "auto",
+    key_added: str = _keys.EMBEDDING,
+    random_state: int = 0,
+    progress_bar: bool = True,
+    model_kwargs: dict[str, Any] | None = None,
+    **train_kwargs,
+) -> TriVI:
+    """Embed cells by all the modalities they have.
+
+    Trains :class:`mmopt.models.TriVI` and writes its embedding. No cell label is used.
+
+    Parameters
+    ----------
+    mdata
+        Raw counts of one to three of RNA, ATAC and surface protein; cells may lack modalities.
+    rna, atac, prot
+        Names of the modalities. Found by their usual names if not given (``rna``/``gex``, ``atac``/``peaks``,
+        ``prot``/``protein``/``adt``/``cite``); ``False`` leaves one out.
+    layer
+        Layer with the raw counts; ``layers["counts"]`` where there is one, else ``X``.
+    batch_key
+        Column with the batch to correct for, in ``mdata.obs`` or the modalities' ``obs``.
+    use_highly_variable
+        Use the features marked by :func:`mmopt.pp.prepare`: where there are marks (``None``), always, or never.
+    n_latent
+        Dimensions of the embedding.
+    optimizer, lr, optimizer_kwargs
+        Name of the optimizer (:func:`mmopt.optim.available`) or a function that makes one from parameters, its rate
+        to start from and its further arguments.
+    batch_size, max_epochs
+        Cells per step and epochs. By default 30 epochs, but at least 600 steps and not many more than 20,000.
+    early_stopping
+        Stop when held-out cells (a tenth) no longer gain, and keep the best parameters.
+    accelerator, devices
+        As in Lightning; the fastest device there is by default.
+    key_added
+        Key of the embedding.
+    random_state
+        Seed. The same seed on the same machine gives the same numbers.
+    progress_bar
+        Show one.
+    model_kwargs, **train_kwargs
+        Further arguments of :class:`mmopt.models.TriVI` and of its ``train``: ``checkpoint="run.ckpt"`` makes an
+        interrupted call go on where it was.
+
+    Returns
+    -------
+    The trained model. Sets, for ``key_added="X_mmopt"``:
+
+    ``mdata.obsm["X_mmopt"]``
+        Cells × ``n_latent``, posterior means.
+    ``mdata.obs["mmopt_weight_<modality>"]``
+        Share of the modality in the precision of the cell's posterior; 0 where absent, the shares sum to 1.
+    ``mdata.uns["mmopt"]``
+        ``params``, ``history`` (per epoch; training and held-out, per modality), ``steps`` (loss and base learning
+        rate per step) and ``versions``.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        Data or arguments that cannot be used; the message says what to change.
+
+    Examples
+    --------
+    >>> mdata = mm.datasets.toy()
+    >>> model = mm.tl.integrate(mdata, batch_key="donor")
+    >>> sc.pp.neighbors(mdata, use_rep="X_mmopt")
+    """
+    TriVI.setup_mudata(
+        mdata,
+        rna=rna,
+        atac=atac,
+        prot=prot,
+        layer=layer,
+        batch_key=batch_key,
+        use_highly_variable=use_highly_variable,
+    )
+    model = TriVI(mdata, n_latent=n_latent, random_state=random_state, **(model_kwargs or {}))
+    model.train(
+        max_epochs,
+        optimizer=optimizer,
+        lr=lr,
+        optimizer_kwargs=optimizer_kwargs,
+        batch_size=batch_size,
+        early_stopping=early_stopping,
+        accelerator=accelerator,
+        devices=devices,
+        random_state=random_state,
+        progress_bar=progress_bar,
+        **train_kwargs,
+    )
+    mdata.obsm[key_added] = model.get_latent_representation()
+    for modality, share in model.get_modality_weights().items():
+        mdata.obs[_keys.weight_column(modality, key_added)] = share.to_numpy()
+    fields = model.registry["field_registries"]
+    params = {
+        "modalities": {m: fields[m]["state_registry"]["modality"] for m in model.modalities},
+        "n_features": {m: len(fields[m]["state_registry"]["features"]) for m in model.modalities},
+        "layer": layer or "",
+        "batch_key": batch_key or "",
+        "n_latent": n_latent,
+        "optimizer": optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", "custom"),
+        "lr": lr,
+        **{f"optimizer_{k}": v for k, v in (optimizer_kwargs or {}).items()},
+        "batch_size": batch_size,
+        "n_epochs": len(model.history["train_loss"]),
+        "n_train": len(model.train_indices),
+        "n_validation": len(model.validation_indices),
+        "random_state": random_state,
+    }
+    mdata.uns[_keys.fit_slot(key_added)] = {
+        "params": params,
+        "history": pd.concat(model.history.values(), axis=1).reset_index(),
+        "steps": model.steps_.reset_index(),
+        "versions": versions(),
+    }
+    return model
