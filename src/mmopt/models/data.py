@@ -124,7 +124,8 @@ class MosaicLoader(DataLoader):
         indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
         self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices
         batches = CellBatches(self.indices, batch_size, shuffle, seed)
-        super().__init__(dataset, sampler=batches, batch_size=None, **kwargs)
+        # torch draws a seed for workers from this generator; without one it would take it from the global generator
+        super().__init__(dataset, sampler=batches, batch_size=None, generator=torch.Generator(), **kwargs)
 
 
 class MosaicSplitter(lightning.LightningDataModule):
@@ -156,8 +157,8 @@ class MosaicSplitter(lightning.LightningDataModule):
         self.manager, self.batch_size, self.seed, self.loader_kwargs = adata_manager, batch_size, seed, loader_kwargs
         mosaic = read(adata_manager)
         if held_out is None:
-            held_out = _held_out(mosaic.present, train_size, np.random.default_rng(derived(seed)))
-        self.val_idx = np.sort(held_out)
+            held_out = held_out_cells(mosaic.present, train_size, np.random.default_rng(derived(seed)))
+        self.val_idx = np.unique(held_out)
         self.train_idx = np.setdiff1d(np.arange(len(mosaic.batch)), self.val_idx)
         self.test_idx = np.array([], dtype=int)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
@@ -170,10 +171,11 @@ class MosaicSplitter(lightning.LightningDataModule):
         return MosaicLoader(self.manager, self.val_idx, 2 * self.batch_size) if self.n_val else None
 
 
-def _held_out(present: np.ndarray, train_size: float, rng: np.random.Generator) -> np.ndarray:
+def held_out_cells(present: np.ndarray, train_size: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw the cells to hold out, the same share of every combination of modalities in ``present`` (cells × modalities)."""
     _, pattern = np.unique(present, axis=0, return_inverse=True)
     parts = []
     for p in range(pattern.max() + 1):
         cells = rng.permutation(np.flatnonzero(pattern.ravel() == p))
         parts.append(cells[: round((1 - train_size) * len(cells))])
-    return np.concatenate(parts)
+    return np.sort(np.concatenate(parts))

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid, softplus
 
+from mmopt.models.dropout import Dropout
 from mmopt.models.likelihoods import multinomial, negative_binomial, negative_binomial_mixture
 from mmopt.models.sparse import Csr
 
 
 def _body(n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(n_latent + n_batch, n_hidden), nn.LayerNorm(n_hidden), nn.SiLU(), nn.Dropout(dropout_rate)
+        nn.Linear(n_latent + n_batch, n_hidden), nn.LayerNorm(n_hidden), nn.SiLU(), Dropout(dropout_rate)
     )
 
 

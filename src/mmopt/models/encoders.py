@@ -6,8 +6,9 @@ layer, whose weights carry the scale and whose bias carries the shift.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, embedding_bag
+from torch.nn.functional import embedding_bag
 
+from mmopt.models.dropout import Dropout, dropout
 from mmopt.models.sparse import Csr
 
 LOG_VARIANCE_RANGE = (-8.0, 6.0)
@@ -19,7 +20,7 @@ class Trunk(nn.Module):
 
     def __init__(self, n_hidden: int, n_latent: int, dropout_rate: float):
         super().__init__()
-        self.body = nn.Sequential(nn.LayerNorm(n_hidden), nn.SiLU(), nn.Dropout(dropout_rate))
+        self.body = nn.Sequential(nn.LayerNorm(n_hidden), nn.SiLU(), Dropout(dropout_rate))
         self.head = nn.Linear(n_hidden, 2 * n_latent)
         with torch.no_grad():  # experts start near the prior, so that none dominates the product by accident
             self.head.weight.mul_(0.5)
@@ -37,7 +38,7 @@ class RnaEncoder(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout = Dropout(dropout_rate)
         self.first = nn.Linear(n_features, n_hidden)
         self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
 
@@ -70,7 +71,7 @@ class AtacEncoder(nn.Module):
         self.register_buffer("scale", torch.ones(n_features))
         self.register_buffer("idf", torch.ones(n_features))
         self.dropout_rate = dropout_rate
-        self.weight = nn.Parameter(torch.empty(n_features, n_hidden).uniform_(-1, 1) / n_features**0.5)
+        self.weight = nn.Parameter(torch.empty(n_features, n_hidden).uniform_(-1, 1) / n_features**0.5)  # as nn.Linear
         self.bias = nn.Parameter(torch.zeros(n_hidden))
         self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
 
@@ -85,7 +86,10 @@ class AtacEncoder(nn.Module):
         value = torch.log1p(tf * self.idf[indices]) / self.scale[indices]
         ceiling = self.mean[indices] / self.scale[indices] + CLIP
         value = dropout(torch.minimum(value, ceiling), self.dropout_rate, self.training)
-        hidden = embedding_bag(
-            indices, self.weight, indptr, per_sample_weights=value, mode="sum", include_last_offset=True
-        )
+        if self.training or not torch.is_grad_enabled():
+            hidden = embedding_bag(
+                indices, self.weight, indptr, per_sample_weights=value, mode="sum", include_last_offset=True
+            )
+        else:  # embedding_bag has no second derivative, which curvature needs
+            hidden = counts.row_sums(value[:, None] * self.weight[indices])
         return self.trunk(hidden + self.bias)

@@ -44,10 +44,10 @@ def negative_binomial_mixture(
     def component(log_mean: Tensor) -> Tensor:
         return -theta * softplus(log_mean - log_theta) - x * softplus(log_theta - log_mean)
 
-    return shared + torch.logaddexp(
-        logsigmoid(background_logit) + component(log_background),
-        logsigmoid(-background_logit) + component(log_foreground),
-    )
+    background = logsigmoid(background_logit) + component(log_background)
+    foreground = logsigmoid(-background_logit) + component(log_foreground)
+    # log(exp(background) + exp(foreground)); torch.logaddexp has no finite second derivative when they are far apart
+    return shared + foreground + softplus(background - foreground)
 
 
 def multinomial(x: Csr, logits: Tensor) -> Tensor:

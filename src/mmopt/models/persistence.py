@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mmopt._files import atomic_path
@@ -20,7 +20,7 @@ def write(path: str | os.PathLike, tensors: dict[str, Tensor], header: dict[str,
     text = json.dumps({"format_version": FORMAT_VERSION} | header)
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with atomic_path(path) as partial:
-        save_file(contiguous, partial, metadata={"format": FORMAT, "header": text})
+        partial.write_bytes(save(contiguous, metadata={"format": FORMAT, "header": text}))
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:

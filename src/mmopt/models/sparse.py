@@ -28,8 +28,9 @@ class Csr(NamedTuple):
         )
 
     def row_sums(self, values: Tensor) -> Tensor:
-        """Sum ``values``, one for each stored count, over each row."""
-        return torch.zeros(len(self.lengths), device=values.device, dtype=values.dtype).index_add(0, self.rows, values)
+        """Sum ``values``, one (or one vector) for each stored count, over each row."""
+        out = torch.zeros(len(self.lengths), *values.shape[1:], device=values.device, dtype=values.dtype)
+        return out.index_add(0, self.rows, values)
 
     def totals(self) -> Tensor:
         """Counts of each row."""

@@ -29,6 +29,7 @@ from mmopt.models.quiet import quiet_lightning
 from mmopt.models.training import MosaicTrainRunner, TriTrainingPlan
 
 MIN_STEPS, MAX_STEPS, EPOCHS = 600, 20_000, 30
+NO_NOISE = torch.zeros(1)  # given where the posterior mean is asked for, so that no random number is drawn
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:
@@ -355,7 +356,7 @@ class TriVI(VAEMixin, BaseModelClass):
         given = self._known(given)
         means, variances = [], []
         for tensors in self._batches(mdata, indices, batch_size):
-            out = self.module.inference(tensors, given=given)
+            out = self.module.inference(tensors, given=given, noise=NO_NOISE)
             blind = ~out["present"].any(0)
             means.append(out["qz"].loc.masked_fill(blind[:, None], torch.nan).cpu())
             variances.append(out["qz"].variance.masked_fill(blind[:, None], torch.nan).cpu())
@@ -370,7 +371,7 @@ class TriVI(VAEMixin, BaseModelClass):
         """Return the share of each modality in the precision of a cell's posterior; 0 where absent, rows sum to 1."""
         shares = []
         for tensors in self._batches(mdata, indices, batch_size):
-            out = self.module.inference(tensors)
+            out = self.module.inference(tensors, noise=NO_NOISE)
             shares.append(fusion.precision_shares(out["expert_log_variances"], out["present"]).T.cpu())
         mdata = self.adata if mdata is None else mdata
         names = mdata.obs_names if indices is None else mdata.obs_names[np.asarray(indices)]
@@ -435,15 +436,15 @@ class TriVI(VAEMixin, BaseModelClass):
         generator = torch.Generator().manual_seed(random_state)
         parts = []
         for tensors in self._batches(mdata, indices, batch_size):
-            out = self.module.inference(tensors, given=given)
-            batch = tensors["batch"].to(out["z"].device)
+            out = self.module.inference(tensors, given=given, noise=NO_NOISE)
+            batch = tensors["batch"].to(out["qz"].loc.device)
             if transform_batch is not None:
                 batch = torch.full_like(batch, categories.index(str(transform_batch)))
             depth = _depth(modality, tensors, getattr(self.module, f"depth_{modality}"))
             draws = []
             for _ in range(n_samples):
-                noise = torch.zeros(1) if n_samples == 1 else torch.randn(out["z"].shape, generator=generator)
-                z = out["qz"].loc + out["qz"].scale * noise.to(out["z"].device)
+                noise = NO_NOISE if n_samples == 1 else torch.randn(out["qz"].loc.shape, generator=generator)
+                z = out["qz"].loc + out["qz"].scale * noise.to(batch.device)
                 draws.append(self.module.expected(modality, z, batch, depth))
             drawn = torch.stack(draws)
             if not return_samples:

@@ -5,8 +5,8 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "compare_optimizers": ["compare_optimizers"],
-        "integrate": ["integrate"],
-        "landscape": ["landscape"],
+        "_compare_optimizers": ["compare_optimizers"],
+        "_integrate": ["integrate"],
+        "_landscape": ["landscape"],
     },
 )

@@ -1,0 +1,13 @@
+"""Scores of embeddings and imputations, and the baselines that every score should stand beside."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "_baselines": ["knn_imputation", "mean_baseline", "ridge_imputation"],
+        "_imputation": ["imputation_scores"],
+        "_labels": ["knn_accuracy", "label_transfer"],
+        "_pca": ["pca_embedding"],
+    },
+)

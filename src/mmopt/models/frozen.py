@@ -1,0 +1,71 @@
+"""The held-out loss as a plain function of the parameters: fixed cells, fixed noise, no dropout."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from mudata import MuData
+from torch import Tensor
+from torch.func import functional_call
+
+from mmopt.models.trivi import TriVI
+
+Loss = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def frozen_loss(
+    model: TriVI,
+    mdata: MuData | None = None,
+    *,
+    indices: Sequence[int] | None = None,
+    n_cells: int = 1024,
+    random_state: int = 0,
+) -> tuple[dict[str, Tensor], Loss]:
+    """Return the fitted parameters and a deterministic, twice differentiable function from parameters to losses.
+
+    Without common noise, slices of a variational loss are jagged and its finite differences meaningless.
+
+    Parameters
+    ----------
+    model
+        Trained model; it is copied and left as it is.
+    mdata
+        Data; the model's own if not given.
+    indices, n_cells
+        Cells to use, or how many to draw: from the held-out cells first, then from all.
+    random_state
+        Seed of the draw of cells and of the noise.
+
+    Returns
+    -------
+    Named parameters, and a function to ``{"loss": negative ELBO per cell, "<modality>": its negative log-likelihood
+    per cell, "kl": …}`` of 0-d tensors; the parts sum to ``"loss"``.
+    """
+    rng = np.random.default_rng(random_state)
+    if indices is None:
+        mdata = model.adata if mdata is None else mdata
+        held_out = model.validation_indices if mdata is model.adata else None
+        pool = rng.permutation(mdata.n_obs)
+        if held_out is not None:
+            pool = np.concatenate([rng.permutation(held_out), pool[~np.isin(pool, held_out)]])
+        indices = np.sort(pool[:n_cells])
+    module = copy.deepcopy(model.module).eval().requires_grad_(True)
+    device = next(module.parameters()).device
+    generator = torch.Generator().manual_seed(random_state)
+    batches = []
+    for tensors in model._batches(mdata, indices, 512):
+        moved = torch.utils._pytree.tree_map(lambda t: t.to(device), tensors)
+        noise = torch.randn(len(tensors["batch"]), module.n_latent, generator=generator).to(device)
+        batches.append((moved, noise))
+
+    def loss(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        for tensors, noise in batches:
+            *_, out = functional_call(module, parameters, (tensors,), {"inference_kwargs": {"noise": noise}})
+            for name, value in {**out.reconstruction_loss, **out.kl_local}.items():
+                key = name.removeprefix("nll_")
+                sums[key] = sums.get(key, 0) + value.sum() / len(indices)
+        return {"loss": sum(sums.values())} | sums
+
+    return {name: p.detach().clone() for name, p in model.module.named_parameters()}, loss

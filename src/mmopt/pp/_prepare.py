@@ -1,0 +1,144 @@
+from collections.abc import Iterable, Mapping
+
+from mudata import MuData
+
+from mmopt import _checks
+from mmopt._compat import layer_names, override_pull_on_update
+from mmopt._keys import COUNTS_LAYER, HIGHLY_VARIABLE
+from mmopt.pp._variable import detected, variable_genes, variable_peaks
+
+
+def prepare(
+    mdata: MuData,
+    *,
+    rna: str | bool | None = None,
+    atac: str | bool | None = None,
+    prot: str | bool | None = None,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    n_top_genes: int | None = 2000,
+    n_top_peaks: int | None = 20_000,
+    min_cells: int = 3,
+    keep: Iterable[str] = (),
+    copy: bool = False,
+) -> MuData | None:
+    """Check a MuData, keep its raw counts and mark the features worth modelling.
+
+    ``X`` is left as it is and no feature is removed: :func:`mmopt.tl.integrate` reads ``layers["counts"]`` and, unless
+    told otherwise with ``use_highly_variable=False``, models the features marked here.
+
+    Genes are ranked by :func:`scanpy.pp.highly_variable_genes` with ``flavor="seurat"`` (normalised dispersion, [1]_)
+    on a log-normalised temporary copy; peaks by the variance of their being open or closed, p(1 - p), which is largest
+    for peaks open in half of the cells and leaves out those open nearly everywhere or nowhere. With ``batch_key`` both
+    are ranked within batches (genes within those of 20 cells or more), so that what merely differs between batches is
+    not chosen. Proteins are all marked.
+
+    Parameters
+    ----------
+    mdata
+        RNA, ATAC and surface protein counts, or any one or two of them; cells may lack modalities.
+    rna, atac, prot
+        The modalities' names; ``None`` looks for the usual ones, ``False`` leaves the modality alone.
+    layer
+        Where the raw counts are; by default ``layers["counts"]`` where it exists, else ``X``.
+    batch_key
+        Column of ``mdata.obs`` or of the modalities' ``obs``.
+    n_top_genes, n_top_peaks
+        How many features to mark; ``None`` marks all of them.
+    min_cells
+        Features detected in fewer cells are not marked.
+    keep
+        Features marked whatever their rank, e.g. transcription factors to be perturbed later; ``"GATA1"`` or, where
+        several modalities have the name, ``"rna:CD4"``.
+    copy
+        Work on a copy and return it.
+
+    Returns
+    -------
+    MuData or None
+        The copy if ``copy=True``. Each modality has gained ``layers["counts"]`` and ``var["highly_variable"]``.
+
+    Raises
+    ------
+    KeyError
+        No such modality, layer, batch column or feature to keep.
+    ValueError
+        Not raw counts, repeated names, cells without a modality, no feature in ``min_cells`` cells, an ambiguous
+        feature to keep, or other values in ``layers["counts"]`` already. ``mdata`` is then unchanged.
+
+    References
+    ----------
+    .. [1] Satija et al. (2015), Spatial reconstruction of single-cell gene expression data, Nature Biotechnology 33.
+
+    Examples
+    --------
+    >>> import mmopt as mm
+    >>> mdata = mm.datasets.toy()
+    >>> mm.pp.prepare(mdata, n_top_genes=50)
+    >>> int(mdata["rna"].var["highly_variable"].sum())
+    50
+    """
+    modalities = _checks.find_modalities(mdata, rna, atac, prot)
+    numbers = {"n_top_genes": n_top_genes, "n_top_peaks": n_top_peaks, "min_cells": min_cells}
+    for argument, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{argument}={number}: at least 1 is needed")
+    if mdata.is_view and not copy:
+        raise ValueError("mdata is a view, which cannot be written to: pass `mdata.copy()` or `copy=True`")
+    _checks.check_obs(mdata, modalities)
+    codes, _ = _checks.batch_codes(mdata, batch_key, modalities)
+    kept = _kept(mdata, modalities, keep)
+
+    results = {}
+    for role, name in modalities.items():
+        adata = mdata.mod[name]
+        counts = _checks.counts(adata, name, layer)
+        rival = layer not in (None, COUNTS_LAYER) and COUNTS_LAYER in layer_names(adata)
+        if rival and abs(_checks.counts(adata, name, COUNTS_LAYER) - counts).sum() > 0:
+            raise ValueError(
+                f'modality {name!r}: layers["counts"] holds other values than layer {layer!r}; use '
+                f'`layer="counts"` or remove it with `del mdata["{name}"].layers["counts"]`'
+            )
+        batch = codes[mdata.obs_names.get_indexer(adata.obs_names)]
+        seen = detected(counts) >= min_cells
+        if not seen.any():
+            raise ValueError(
+                f"modality {name!r}: no feature is detected in {min_cells} cells; lower `min_cells`"
+            )
+        chosen = seen.copy()
+        if role == "rna" and n_top_genes is not None and n_top_genes < seen.sum():
+            chosen[seen] = variable_genes(counts[:, seen], n_top_genes, batch)
+        if role == "atac" and n_top_peaks is not None and n_top_peaks < seen.sum():
+            chosen[seen] = variable_peaks(counts[:, seen], n_top_peaks, batch)
+        results[name] = counts, chosen | adata.var_names.isin(kept[name])
+
+    if copy:
+        with override_pull_on_update():
+            mdata = mdata.copy()
+    for name, (counts, chosen) in results.items():
+        adata = mdata.mod[name]
+        if COUNTS_LAYER not in layer_names(adata):
+            adata.layers[COUNTS_LAYER] = counts.copy()  # never X itself: it may be normalised in place later
+        adata.var[HIGHLY_VARIABLE] = chosen
+    return mdata if copy else None
+
+
+def _kept(mdata: MuData, modalities: Mapping[str, str], keep: Iterable[str]) -> dict[str, list[str]]:
+    kept = {name: [] for name in modalities.values()}
+    for feature in [keep] if isinstance(keep, str) else keep:
+        owners = [name for name in kept if feature in mdata.mod[name].var_names]
+        name, _, rest = feature.partition(":")
+        name = modalities.get(name, name)
+        if not owners and name in kept and rest in mdata.mod[name].var_names:
+            owners, feature = [name], rest
+        if not owners:
+            everything = [var for name in kept for var in mdata.mod[name].var_names]
+            raise KeyError(
+                f"keep: no feature {feature!r}; nearest names: {_checks.listed(_checks.nearest(feature, everything))}"
+            )
+        if len(owners) > 1:
+            raise ValueError(
+                f"keep: {feature!r} is in modalities {_checks.listed(owners)}; say e.g. '{owners[0]}:{feature}'"
+            )
+        kept[owners[0]].append(feature)
+    return kept

@@ -1,0 +1,70 @@
+"""What a fit does for cells it was not trained on, beside what cheap methods do for them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from mmopt import metrics
+from mmopt.models import TriVI
+from mmopt.models.data import Mosaic
+
+
+def held_out_scores(model: TriVI, mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None) -> dict[str, float]:
+    """Label transfer by the embedding, and imputation of each modality from the others, for held-out cells."""
+    scores = _label_scores(model.get_latent_representation(), held_out, labels)
+    for m, cells in _imputable(mosaic, held_out).items():
+        others = [o for o in model.modalities if o != m]
+        predicted = np.log1p(model.get_normalized(m, given=others, indices=cells))
+        scores |= _named(metrics.imputation_scores(predicted, _log_counts(mosaic, m, cells)), m)
+    return scores
+
+
+def baseline_scores(mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None, seed: int) -> dict[str, float]:
+    """Return the same scores of PCA of every modality side by side, and of ridge regression on it."""
+
+    def embedding(modalities: list[str]) -> np.ndarray:
+        return metrics.pca_embedding(
+            {m: mosaic.counts[m] for m in modalities}, {m: mosaic.rows[m] for m in modalities}, random_state=seed
+        )
+
+    scores = _label_scores(embedding(list(mosaic.counts)), held_out, labels)
+    for m, cells in _imputable(mosaic, held_out).items():
+        x = embedding([o for o in mosaic.counts if o != m])
+        if m != "prot":  # the model decodes at the cell's own depth, so the baseline is told it too
+            depth = np.zeros(len(x))
+            having = mosaic.rows[m] >= 0
+            depth[having] = np.log1p(np.asarray(mosaic.counts[m].sum(1)).ravel()[mosaic.rows[m][having]])
+            x = np.column_stack([x, depth])
+        train = np.setdiff1d(_having(mosaic, m), held_out)
+        predicted = metrics.ridge_imputation(x[train], _log_counts(mosaic, m, train), x[cells])
+        scores |= _named(metrics.imputation_scores(predicted, _log_counts(mosaic, m, cells)), m)
+    return {f"baseline_{k}": v for k, v in scores.items()}
+
+
+def _label_scores(embedding: np.ndarray, held_out: np.ndarray, labels: pd.Series | None) -> dict[str, float]:
+    if labels is None:
+        return dict.fromkeys(("accuracy", "precision", "recall", "f1"), np.nan)
+    known = np.flatnonzero(labels.notna())
+    train, test = np.setdiff1d(known, held_out), np.intersect1d(known, held_out)
+    y = labels.astype(str).to_numpy()
+    return metrics.label_transfer(embedding[train], y[train], embedding[test], y[test])
+
+
+def _having(mosaic: Mosaic, modality: str) -> np.ndarray:
+    """Cells with this modality and at least one other."""
+    present = mosaic.present
+    return np.flatnonzero((mosaic.rows[modality] >= 0) & (present.sum(1) > 1))
+
+
+def _imputable(mosaic: Mosaic, held_out: np.ndarray) -> dict[str, np.ndarray]:
+    cells = {m: np.intersect1d(_having(mosaic, m), held_out) for m in mosaic.counts}
+    return {m: c for m, c in cells.items() if len(c) > 1}
+
+
+def _log_counts(mosaic: Mosaic, modality: str, cells: np.ndarray) -> np.ndarray:
+    return np.log1p(mosaic.counts[modality][mosaic.rows[modality][cells]].toarray())
+
+
+def _named(scores: Mapping[str, float], modality: str) -> dict[str, float]:
+    return {f"{name}_{modality}": value for name, value in scores.items()}
