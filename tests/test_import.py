@@ -39,7 +39,7 @@ def test_every_part_can_be_reached():
     assert mmopt.__version__
 
 
-@pytest.mark.parametrize("package", ["metrics", "pp"])
+@pytest.mark.parametrize("package", ["datasets", "metrics", "optim", "pl", "pp", "tl"])
 def test_public_names_are_what_the_package_lists(package):
     module = importlib.import_module(f"mmopt.{package}")
     for name in module.__all__:

@@ -234,7 +234,7 @@ def _umap(mdata: "MuData", colours: list[str], seed: int):
     cells.obs["modalities"] = _combinations(mdata).to_numpy()
     sc.pp.neighbors(cells, use_rep="X_mmopt", random_state=seed)
     sc.tl.umap(cells, random_state=seed)
-    return sc.pl.umap(cells, color=[*colours, "modalities"], show=False, return_fig=True, wspace=0.6, frameon=False)
+    return sc.pl.umap(cells, color=[*colours, "modalities"], ncols=1, frameon=False, show=False, return_fig=True)
 
 
 def _combinations(mdata: "MuData") -> "pd.Series":

@@ -110,6 +110,14 @@ def test_one_seed_gives_no_verdict():
     assert np.isnan(summary.loc["other", "difference_se"])
 
 
+def test_an_optimizer_that_always_diverges_is_no_tie():
+    runs = made_up(adam=[10.0, 11.0, 12.0], other=[0.0, 0.0, 0.0])
+    runs.loc[runs["optimizer"] == "other", "status"] = "diverged"
+    summary = summarise(runs).set_index("optimizer")
+    assert summary.loc["other", "verdict"] == "diverged"
+    assert summary.loc["adam", "verdict"] == "reference"
+
+
 def test_best_rate_and_regret():
     runs = pd.concat(
         [made_up(adam=[10.0, 12.0], other=[11.0, 13.0]), made_up(adam=[20.0, 22.0], other=[10.0, 12.0]).assign(lr=1e-2)]

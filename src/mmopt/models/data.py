@@ -79,10 +79,8 @@ class MosaicDataset(Dataset):
         out = {"batch": torch.from_numpy(self.mosaic.batch[cells])}
         for m, rows in self.mosaic.rows.items():
             place = np.flatnonzero(rows[cells] >= 0)
-            x = self.mosaic.counts[m][rows[cells[place]]]
             out[f"{m}_rows"] = torch.from_numpy(place)
-            indptr, indices = x.indptr.astype(np.int64), x.indices.astype(np.int64)
-            out[m] = Csr(torch.from_numpy(indptr), torch.from_numpy(indices), torch.from_numpy(x.data))
+            out[m] = Csr.of(self.mosaic.counts[m][rows[cells[place]]])
         return out
 
 

@@ -81,7 +81,7 @@ class AtacEncoder(nn.Module):
         self.bias.copy_(-(self.mean / self.scale) @ self.weight)
 
     def forward(self, counts: Csr) -> tuple[Tensor, Tensor]:
-        indptr, indices, _ = counts
+        indptr, _, indices, _ = counts
         tf = (1e4 / counts.lengths.clamp_min(1))[counts.rows]
         value = torch.log1p(tf * self.idf[indices]) / self.scale[indices]
         ceiling = self.mean[indices] / self.scale[indices] + CLIP

@@ -122,7 +122,7 @@ class TriModule(BaseModuleClass):
             present[i] = present[i].index_fill(0, rows, True)
         heard = fusion.drop_modalities(present, self.modality_dropout) if self.training else present
         mean, variance = fusion.product_of_experts(means, log_variances, heard)
-        qz = Normal(mean, variance.sqrt())
+        qz = Normal(mean, variance.sqrt(), validate_args=False)  # the guard names the modality that went wrong
         if noise is None:
             noise = torch.randn_like(mean)
         return {

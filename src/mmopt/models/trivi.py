@@ -26,6 +26,7 @@ from mmopt.models.data import MosaicLoader, MosaicSplitter, read
 from mmopt.models.fields import BatchField, CountsField
 from mmopt.models.module import TriModule
 from mmopt.models.quiet import quiet_lightning
+from mmopt.models.threads import sensible_threads
 from mmopt.models.training import MosaicTrainRunner, TriTrainingPlan
 
 MIN_STEPS, MAX_STEPS, EPOCHS = 600, 20_000, 30
@@ -120,6 +121,7 @@ class TriVI(VAEMixin, BaseModelClass):
                 self.module.adopt(per_modality, mosaic.seen(n_batch), len(mosaic.batch))
         self.module.eval()
         self.steps_: pd.DataFrame | None = None
+        self.optimizer_settings_: dict[str, Any] = {}
         sizes = ", ".join(f"{m} {n}" for m, n in n_features.items())
         self._model_summary_string = f"TriVI: {sizes} features; {n_batch} batches; {n_latent} latent dimensions"
         self.init_params_ = self._get_init_params(locals())
@@ -280,7 +282,8 @@ class TriVI(VAEMixin, BaseModelClass):
             seed=random_state,
             **(plan_kwargs or {}),
         )
-        with isolated(random_state), quiet_lightning():
+        n_values = batch_size * sum(self.summary_stats[f"n_{m}"] for m in self.modalities)
+        with isolated(random_state), quiet_lightning(), sensible_threads(n_values):
             self.module.train()
             self._train_runner_cls(
                 self,
@@ -297,6 +300,7 @@ class TriVI(VAEMixin, BaseModelClass):
                 ckpt_path=str(checkpoint) if checkpoint is not None and checkpoint.exists() else None,
                 **({"gradient_clip_val": 1000.0} | trainer_kwargs),
             )()
+        self.optimizer_settings_ = dict(optimizer_kwargs or {}) | _bounds(plan.trainer.optimizers[0])
         table = pd.DataFrame(plan.epochs).rename_axis("epoch")
         self.history_ = {column: table[[column]] for column in table}
         self.steps_ = pd.DataFrame(
@@ -543,6 +547,12 @@ def _depth(modality: str, tensors: dict[str, Tensor], median: Tensor) -> Tensor:
     if modality == "prot":
         return depth
     return depth.index_copy(0, tensors[f"{modality}_rows"].to(depth.device), tensors[modality].totals().to(depth.device))
+
+
+def _bounds(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """Return the bounds between which an ASGD optimizer moves its rate."""
+    defaults = optimizer.defaults
+    return {k: defaults[k] for k in ("alpha_min", "alpha_max") if k in defaults}
 
 
 def _warn_blind(blind: np.ndarray, given: tuple[str, ...] | None) -> None:

@@ -174,8 +174,9 @@ def summarise(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     ``optimizer``, ``lr``, ``n_seeds``, the means of all scores, ``elbo_se``, ``regret`` (mean over the learning rates
     of the bound's distance to the best of all runs of the seed) and ``worst_regret``, ``difference`` and
     ``difference_se`` (paired by seed, to the reference at its own best rate) and ``verdict``: ``"better"`` or
-    ``"worse"`` beyond two standard errors, ``"tie"`` otherwise, ``"one seed"`` where there is no standard error. The
-    rate is chosen on the cells that are scored, for every optimizer alike. A diverged run counts as infinitely bad.
+    ``"worse"`` beyond two standard errors, ``"tie"`` otherwise, ``"one seed"`` where there is no standard error,
+    ``"diverged"`` where the optimizer or the reference did so at every rate. The rate is chosen on the cells that are
+    scored, for every optimizer alike. A diverged run counts as infinitely bad.
     """
     names = list(dict.fromkeys(runs["optimizer"]))
     reference = reference if reference in names else names[0]
@@ -192,24 +193,31 @@ def summarise(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
         mine = at_best(name)
         apart = mine["elbo"] - at_best(reference)["elbo"]
         n = len(mine)
-        se = apart.std() / n**0.5 if n > 1 else np.nan
-        if name == reference:
-            verdict = "reference"
-        elif n == 1:
-            verdict = "one seed"
-        else:
-            verdict = "tie" if not abs(apart.mean()) > 2 * se else "better" if apart.mean() < 0 else "worse"
+        difference, se = apart.mean(), _standard_error(apart)
         own = regret[runs["optimizer"] == name]
         rows.append(
             {"optimizer": name, "lr": best[name], "n_seeds": n}
             | mine.drop(columns=["lr"]).mean(numeric_only=True).to_dict()
             | {
-                "elbo_se": mine["elbo"].std() / n**0.5 if n > 1 else np.nan,
+                "elbo_se": _standard_error(mine["elbo"]),
                 "regret": own.mean(),
                 "worst_regret": own.max(),
-                "difference": apart.mean(),
+                "difference": difference,
                 "difference_se": se,
-                "verdict": verdict,
+                "verdict": "reference" if name == reference else _verdict(difference, se),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _standard_error(values: pd.Series) -> float:
+    """NaN for one value, or where a run diverged."""
+    return values.std() / len(values) ** 0.5 if np.isfinite(values).all() else np.nan
+
+
+def _verdict(difference: float, se: float) -> str:
+    if not np.isfinite(difference):
+        return "diverged"
+    if np.isnan(se):
+        return "one seed"
+    return "tie" if abs(difference) <= 2 * se else "better" if difference < 0 else "worse"

@@ -7,6 +7,7 @@ from mudata import MuData
 from mmopt import _keys, curvature
 from mmopt.models import TriVI
 from mmopt.models.frozen import frozen_loss
+from mmopt.models.threads import sensible_threads
 
 DIRECTIONS = ("random", "hessian")
 HESSIAN_RISE = 0.05  # of the loss, per unit along an eigenvector, as far as the loss is quadratic
@@ -76,21 +77,23 @@ def landscape(
     if n_points < 3 or span <= 0:
         raise ValueError(f"n_points must be at least 3 and span positive; got {n_points} and {span}")
     parameters, loss = frozen_loss(model, mdata, n_cells=n_cells, random_state=random_state)
+    n_values = n_cells * sum(model.summary_stats[f"n_{m}"] for m in model.modalities)
     seeds = 2 * random_state, 2 * random_state + 1
     across, up = (curvature.random_direction(parameters, random_state=seed) for seed in seeds)
     slot: dict = {}
-    if directions == "hessian":
-        top = curvature.top_eigenvalues(loss, parameters, k=2, random_state=random_state, show_progress=progress_bar)
-        slot["hessian_eigenvalues"] = top.eigenvalues
-        rise = 2 * HESSIAN_RISE * abs(float(loss(parameters)["loss"]))
-        across, up = (
-            {name: (rise / abs(eigenvalue)) ** 0.5 * v for name, v in unit.items()}
-            for unit, eigenvalue in zip(top.directions, top.eigenvalues, strict=True)
+    with sensible_threads(n_values):
+        if directions == "hessian":
+            top = curvature.top_eigenvalues(loss, parameters, k=2, random_state=random_state, show_progress=progress_bar)
+            slot["hessian_eigenvalues"] = top.eigenvalues
+            rise = 2 * HESSIAN_RISE * abs(float(loss(parameters)["loss"]))
+            across, up = (
+                {name: (rise / abs(eigenvalue)) ** 0.5 * v for name, v in unit.items()}
+                for unit, eigenvalue in zip(top.directions, top.eigenvalues, strict=True)
+            )
+        axis = curvature.axis(n_points, -span, span)
+        plane = curvature.slice_2d(
+            loss, parameters, (across, curvature.orthogonalise(across, up)), axis, axis, show_progress=progress_bar
         )
-    axis = curvature.axis(n_points, -span, span)
-    plane = curvature.slice_2d(
-        loss, parameters, (across, curvature.orthogonalise(across, up)), axis, axis, show_progress=progress_bar
-    )
     slot |= {"x": plane["x"], "y": plane["y"], "x_label": "Random direction 1", "y_label": "Random direction 2"}
     slot |= {"loss" if key == "loss" else f"loss_{key}": values for key, values in plane["values"].items()}
     slot |= {

@@ -1,0 +1,13 @@
+"""Plots: they read slots only, so they work on a file read again, without torch."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "_landscape": ["landscape"],
+        "_loss_curves": ["loss_curves"],
+        "_modality_weights": ["modality_weights"],
+        "_optimizer_comparison": ["optimizer_comparison"],
+    },
+)

@@ -1,0 +1,50 @@
+"""How a plot reads what a tool wrote, and the range in which it shows it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mudata import MuData
+
+from mmopt._checks import listed
+
+MODALITY_NAMES = {"rna": "RNA", "atac": "ATAC", "prot": "Protein"}
+
+
+def check_mudata(mdata: MuData) -> None:
+    """Refuse anything else."""
+    if not isinstance(mdata, MuData):
+        raise TypeError(f"a MuData is needed, not {type(mdata).__name__}")
+
+
+def read(mdata: MuData, key: str, call: str, parts: tuple[str, ...]) -> Mapping[str, Any]:
+    """``mdata.uns[key]``, or a ``KeyError`` that names the ``call`` that writes it."""
+    check_mudata(mdata)
+    if key not in mdata.uns:
+        raise KeyError(
+            f"mdata.uns has no {key!r} (it has {listed(mdata.uns, 20) or 'nothing'}); call `{call}` first"
+        )
+    slot = mdata.uns[key]
+    missing = [part for part in parts if not isinstance(slot, Mapping) or part not in slot]
+    if missing:
+        raise KeyError(
+            f"mdata.uns[{key!r}] has no {listed(missing)}, so `{call}` did not write it; call it again"
+        )
+    return slot
+
+
+def show_settled(ax: Any, values: Any) -> float:
+    """Set the y limits so that a few very high values do not flatten all others; gives the upper one.
+
+    Values are left out that lie more than six times as high above the lowest one as the upper quartile does.
+    """
+    values = np.ravel(np.asarray(values, dtype=float))
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return np.inf
+    low, quartile, high = np.quantile(values, [0, 0.75, 1])
+    if quartile > low:
+        high = values[values <= low + 6 * (quartile - low)].max()
+    margin = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
+    ax.set_ylim(low - margin, high + margin)
+    return high + margin

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from mmopt.models import statistics
+from mmopt.models.encoders import CLIP, LOG_VARIANCE_RANGE, AtacEncoder, ProteinEncoder, RnaEncoder
+
+ENCODERS = {"rna": RnaEncoder, "atac": AtacEncoder, "prot": ProteinEncoder}
+
+
+def counts(n=12, p=9, seed=0):
+    x = np.random.default_rng(seed).poisson(0.8, (n, p)).astype(np.float32)
+    x[3] = 0  # a measured cell without counts
+    x[:, 4] = 0  # a feature nobody has
+    x[:, 5] += 1  # a feature everybody has
+    return x
+
+
+def encoder(modality, x, dropout_rate=0.0):
+    """Encoder with the scales of the data, as the model sets them."""
+    torch.manual_seed(0)
+    made = ENCODERS[modality](x.shape[1], 16, 3, dropout_rate)
+    x = sp.csr_matrix(x)
+    found = (
+        statistics.protein(x, np.zeros(x.shape[0], int), 1)
+        if modality == "prot"
+        else getattr(statistics, modality)(x)
+    )
+    for name in ("mean", "scale", "idf"):
+        if name in found:
+            getattr(made, name).copy_(torch.as_tensor(found[name]))
+    if modality == "atac":
+        made.centre()
+    return made.eval()
+
+
+def tf_idf(x, idf):
+    """Binary TF-IDF as the docstring of AtacEncoder defines it."""
+    binary = x > 0
+    return np.log1p(1e4 * binary / np.maximum(binary.sum(1, keepdims=True), 1) * idf)
+
+
+class TestNormalisation:
+    def test_rna_is_log_counts_per_ten_thousand(self, to_csr):
+        x = counts()
+        expected = np.log1p(1e4 * x / np.maximum(x.sum(1, keepdims=True), 1))
+        np.testing.assert_allclose(encoder("rna", x).normalise(to_csr(x)), expected, rtol=1e-5)
+
+    def test_protein_is_the_centred_log_ratio(self, to_csr):
+        x = counts()
+        logs = np.log1p(x)
+        found = encoder("prot", x).normalise(to_csr(x)).numpy()
+        np.testing.assert_allclose(found, logs - logs.mean(1, keepdims=True), atol=1e-6)
+        np.testing.assert_allclose(found.sum(1), 0, atol=1e-5)
+
+    @pytest.mark.parametrize("modality", ["rna", "prot"])
+    def test_inputs_are_standardised_and_clipped(self, to_csr, modality):
+        x = counts(60)
+        made = encoder(modality, x)
+        seen = []
+        made.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        made(to_csr(x))
+        np.testing.assert_allclose(seen[0].mean(0), 0, atol=1e-4)
+        outlier = x.copy()
+        outlier[0, 4] = 1e4  # far beyond anything seen
+        made(to_csr(outlier))
+        assert float(seen[1][0, 4]) == CLIP
+        assert seen[1].abs().max() <= CLIP
+
+
+class TestAtac:
+    def dense(self, made, x):
+        """The same encoder, computed on the standardised dense matrix with no bias."""
+        standardised = (tf_idf(x, made.idf.numpy()) - made.mean.numpy()) / made.scale.numpy()
+        hidden = torch.as_tensor(np.minimum(standardised, CLIP), dtype=torch.float32) @ made.weight
+        return standardised, made.trunk(hidden)
+
+    def test_equals_the_dense_computation(self, to_csr):
+        x = counts(40)
+        made = encoder("atac", x)
+        np.testing.assert_allclose(made.idf, np.log1p(40 / np.maximum((x > 0).sum(0), 1)), rtol=1e-6)
+        _, expected = self.dense(made, x)
+        for one, other in zip(made(to_csr(x)), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+    def test_clips_from_above_as_the_dense_computation(self, to_csr):
+        x = counts(40)
+        made = encoder("atac", x)
+        x[7, 4] = 1  # a peak that was closed in all cells the scales came from
+        standardised, expected = self.dense(made, x)
+        assert standardised[7, 4] > CLIP
+        for one, other in zip(made(to_csr(x)), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+    def test_counts_beyond_one_change_nothing(self, to_csr):
+        x = counts()
+        made = encoder("atac", x)
+        for one, other in zip(made(to_csr(x)), made(to_csr(np.minimum(x, 1))), strict=True):
+            assert torch.equal(one, other)
+
+    def test_path_without_gradients_equals_the_path_with(self, to_csr):
+        x = to_csr(counts())
+        made = encoder("atac", counts())
+        with torch.no_grad():
+            fast = made(x)
+        for one, other in zip(fast, made(x), strict=True):
+            torch.testing.assert_close(one, other)
+
+    def test_training_path_gives_the_same_gradients(self, to_csr):
+        x = to_csr(counts())
+        made = encoder("atac", counts())
+        gradients = []
+        for training in (True, False):
+            made.train(training).zero_grad()
+            sum(t.square().sum() for t in made(x)).backward()
+            gradients.append({name: p.grad.clone() for name, p in made.named_parameters()})
+        for name in gradients[0]:
+            torch.testing.assert_close(gradients[0][name], gradients[1][name], msg=name)
+
+    def test_input_dropout_keeps_the_expectation(self, to_csr):
+        x = to_csr(counts())
+        made = encoder("atac", counts(), dropout_rate=0.5)
+        hidden = []
+        made.trunk.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+        made(x)
+        made.train()
+        torch.manual_seed(0)
+        for _ in range(400):
+            made(x)
+        drawn = torch.stack(hidden[1:])
+        assert drawn.std(0)[0].min() > 0
+        error = drawn.std(0) / 400**0.5
+        assert ((drawn.mean(0) - hidden[0]).abs() <= 5 * error + 1e-4).all()
+
+
+@pytest.mark.parametrize("modality", ENCODERS)
+class TestEveryEncoder:
+    def test_an_empty_minibatch_passes(self, to_csr, modality):
+        made = encoder(modality, counts())
+        for training in (True, False):
+            mean, log_variance = made.train(training)(to_csr(np.zeros((0, 9), np.float32)))
+            assert mean.shape == log_variance.shape == (0, 3)
+
+    def test_rows_do_not_see_each_other(self, to_csr, modality):
+        x = counts()
+        made = encoder(modality, x)
+        together, alone = made(to_csr(x)), made(to_csr(x[[3, 7]]))
+        for one, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(one[[3, 7]], other)
+
+    def test_a_cell_without_counts_has_a_finite_expert(self, to_csr, modality):
+        made = encoder(modality, counts())
+        assert all(torch.isfinite(t).all() for t in made(to_csr(np.zeros((1, 9), np.float32))))
+
+    def test_log_variance_stays_in_its_range(self, to_csr, modality):
+        made = encoder(modality, counts())
+        with torch.no_grad():
+            made.trunk.head.weight.mul_(1e4)
+        _, log_variance = made(to_csr(counts()))
+        assert (log_variance.min(), log_variance.max()) == LOG_VARIANCE_RANGE
+
+    def test_second_derivatives_exist(self, to_csr, modality):
+        made = encoder(modality, counts())
+        parameters = list(made.parameters())
+        value = sum(t.square().sum() for t in made(to_csr(counts())))
+        first = torch.autograd.grad(value, parameters, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), parameters)
+        assert all(torch.isfinite(t).all() for t in second)
+        assert any(t.any() for t in second)

@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+
+from mmopt.models.frozen import frozen_loss
+
+ALL = ("rna", "atac", "prot")
+
+
+@pytest.fixture(scope="module")
+def frozen(fitted):
+    return frozen_loss(fitted, indices=np.arange(30))
+
+
+def test_repeats_bit_for_bit(fitted, frozen):
+    parameters, loss = frozen
+    first = {k: v.item() for k, v in loss(parameters).items()}
+    assert first == {k: v.item() for k, v in loss(parameters).items()}
+    again = frozen_loss(fitted, indices=np.arange(30))
+    assert first == {k: v.item() for k, v in again[1](again[0]).items()}
+    other = frozen_loss(fitted, indices=np.arange(30), random_state=1)
+    assert first["loss"] != other[1](other[0])["loss"].item()
+
+
+def test_parts_sum_to_the_loss(frozen):
+    parameters, loss = frozen
+    found = loss(parameters)
+    assert set(found) == {"loss", "kl", *ALL}
+    assert all(v.shape == () for v in found.values())
+    torch.testing.assert_close(sum(v for k, v in found.items() if k != "loss"), found["loss"])
+
+
+def test_equals_the_modules_own_loss_on_the_same_cells_and_noise(fitted, frozen):
+    parameters, loss = frozen
+    (batch,) = fitted._make_data_loader(fitted.adata, indices=np.arange(30))
+    noise = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        *_, out = fitted.module(batch, inference_kwargs={"noise": noise})
+    found = loss(parameters)
+    torch.testing.assert_close(found["loss"], out.loss)
+    for m in ALL:
+        torch.testing.assert_close(found[m], out.reconstruction_loss[f"nll_{m}"].mean())
+    torch.testing.assert_close(found["kl"], out.kl_local["kl"].mean())
+
+
+def test_many_passes_weigh_every_cell_alike(make_model, train, make_mosaic):
+    """More cells than fit one pass: still the mean over cells."""
+    model = train(make_model(make_mosaic(n=600)), 1, batch_size=300)
+    _, whole = frozen_loss(model, indices=np.arange(600))
+    parameters, first = frozen_loss(model, indices=np.arange(300))
+    _, second = frozen_loss(model, indices=np.arange(300, 600))
+    mean = (first(parameters)["loss"] + second(parameters)["loss"]) / 2
+    assert whole(parameters)["loss"].item() == pytest.approx(mean.item(), rel=0.01)
+
+
+def test_follows_the_parameters(frozen):
+    parameters, loss = frozen
+    moved = {k: v + 0.05 * torch.randn(v.shape, generator=torch.Generator().manual_seed(1)) for k, v in parameters.items()}
+    assert loss(moved)["loss"] > loss(parameters)["loss"]
+
+
+def test_the_model_stays_as_it_is(make_model, train):
+    model = train(make_model(), 1)
+    model.module.train()
+    model.module.requires_grad_(False)
+    state = {k: v.clone() for k, v in model.module.state_dict().items()}
+    rng = torch.get_rng_state()
+    parameters, loss = frozen_loss(model, n_cells=20)
+    parameters = {k: v.requires_grad_() for k, v in parameters.items()}
+    loss(parameters)["loss"].backward()
+    assert model.module.training
+    assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
+    with torch.no_grad():
+        next(iter(parameters.values())).zero_()
+    assert all(torch.equal(v, state[k]) for k, v in model.module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_later_training_does_not_reach_it(make_model, train):
+    model = train(make_model(), 1)
+    parameters, loss = frozen_loss(model, n_cells=20)
+    before = loss(parameters)["loss"].item()
+    train(model, 1, lr=1e-2)
+    assert loss(parameters)["loss"].item() == before
+
+
+def test_training_mode_of_the_model_does_not_matter(make_model, train):
+    model = train(make_model(), 1)
+    values = []
+    for training in (True, False):
+        model.module.train(training)
+        parameters, loss = frozen_loss(model, n_cells=20)
+        values.append(loss(parameters)["loss"].item())
+    assert values[0] == values[1]
+
+
+class TestDerivatives:
+    def test_gradient_is_that_of_finite_differences(self, frozen):
+        parameters, loss = frozen
+        direction = {
+            k: torch.randn(v.shape, generator=torch.Generator().manual_seed(2)) / v.numel() ** 0.5 for k, v in parameters.items()
+        }
+        _, slope = torch.func.jvp(lambda p: loss(p)["loss"], (parameters,), (direction,))
+        step = 3e-3
+        ends = [loss({k: v + s * step * direction[k] for k, v in parameters.items()})["loss"].item() for s in (1, -1)]
+        assert slope.item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.02)
+
+    @pytest.mark.parametrize("part", ["loss", *ALL, "kl"])
+    def test_second_derivatives_are_finite_and_not_zero(self, frozen, part):
+        parameters, loss = frozen
+        names = list(parameters)
+        values = [parameters[k].clone().requires_grad_() for k in names]
+        first = torch.autograd.grad(
+            loss(dict(zip(names, values, strict=True)))[part], values, create_graph=True, allow_unused=True
+        )
+        first = [g for g in first if g is not None]
+        generator = torch.Generator().manual_seed(0)
+        product = sum((g * torch.randn(g.shape, generator=generator)).sum() for g in first)
+        second = [g for g in torch.autograd.grad(product, values, allow_unused=True) if g is not None]
+        assert all(torch.isfinite(g).all() for g in second)
+        if part in ALL:
+            reached = {n for n, g in zip(names, torch.autograd.grad(loss(dict(zip(names, values, strict=True)))[part], values, allow_unused=True), strict=True) if g is not None and g.any()}
+            assert any(n.startswith(f"encoders.{part}.") for n in reached)
+            assert any(n.startswith(f"decoders.{part}.") for n in reached)
+        assert any(g.any() for g in second)
+
+    def test_hessian_is_symmetric(self, frozen):
+        parameters, loss = frozen
+        generator = torch.Generator().manual_seed(3)
+        u, v = ({k: torch.randn(p.shape, generator=generator) for k, p in parameters.items()} for _ in range(2))
+
+        def times(direction):
+            values = {k: p.clone().requires_grad_() for k, p in parameters.items()}
+            first = torch.autograd.grad(loss(values)["loss"], list(values.values()), create_graph=True)
+            inner = sum((g * direction[k]).sum() for k, g in zip(values, first, strict=True))
+            return dict(zip(values, torch.autograd.grad(inner, list(values.values())), strict=True))
+
+        one = sum((times(u)[k] * v[k]).sum() for k in v)
+        other = sum((times(v)[k] * u[k]).sum() for k in u)
+        assert one.item() == pytest.approx(other.item(), rel=1e-3)
+
+
+class TestCells:
+    def test_held_out_cells_come_first(self, make_model, train):
+        model = train(make_model(), 1, held_out=[5, 8, 13])
+        for n_cells, expected in ((3, [5, 8, 13]), (2, None)):
+            parameters, loss = frozen_loss(model, n_cells=n_cells)
+            if expected:
+                _, same = frozen_loss(model, indices=expected)
+                assert loss(parameters)["loss"].item() == same(parameters)["loss"].item()
+        everything, loss = frozen_loss(model, n_cells=10_000)
+        _, same = frozen_loss(model, indices=np.arange(80))
+        assert loss(everything)["loss"].item() == same(everything)["loss"].item()
+
+    def test_a_mask(self, fitted, frozen):
+        parameters, loss = frozen
+        _, masked = frozen_loss(fitted, indices=np.arange(80) < 30)
+        assert masked(parameters)["loss"].item() == loss(parameters)["loss"].item()
+
+    def test_other_data(self, fitted, make_mosaic):
+        parameters, loss = frozen_loss(fitted, make_mosaic(modalities=("rna",)), n_cells=40)
+        found = loss(parameters)
+        assert found["rna"] > 0
+        assert found["prot"] == found["atac"] == 0
+
+    def test_a_model_without_data_says_so(self, fitted, tmp_path):
+        from mmopt.models import TriVI
+
+        fitted.save(tmp_path / "model")
+        with pytest.raises(ValueError, match="no data"):
+            frozen_loss(TriVI.load(tmp_path / "model", accelerator="cpu"))

@@ -1,0 +1,391 @@
+"""What a trained model answers."""
+
+import warnings
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+import torch
+from mudata import MuData
+
+from mmopt._compat import override_pull_on_update
+
+ALL = ("rna", "atac", "prot")
+SUBSETS = list(chain.from_iterable(combinations(ALL, k) for k in (1, 2, 3)))
+
+
+def has(mdata, modalities):
+    """Which cells have at least one of the modalities."""
+    return np.any([mdata.obs_names.isin(mdata[m].obs_names) for m in modalities], axis=0)
+
+
+def quietly(call, *args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return call(*args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def lopsided(make_model, train, make_mosaic):
+    """A model whose batch b never had protein."""
+    return train(make_model(make_mosaic(absent_in={"prot": "b"})), 2)
+
+
+class TestModalities:
+    @pytest.mark.parametrize("modalities", SUBSETS, ids="+".join)
+    def test_any_one_to_three(self, make_model, train, make_mosaic, modalities):
+        mdata = make_mosaic(modalities)
+        model = train(make_model(mdata), 2)
+        assert model.modalities == modalities
+        assert list(model.get_modality_weights().columns) == list(modalities)
+        z = model.get_latent_representation()
+        assert z.shape == (mdata.n_obs, 4)
+        assert np.isfinite(z).all()
+        for m in modalities:
+            x = model.get_normalized(m)
+            assert x.shape == (mdata.n_obs, mdata[m].n_vars)
+            assert np.isfinite(x).all()
+            assert (x >= 0).all()
+
+    def test_names_and_order_in_the_data_do_not_matter(self, make_model, train, make_mosaic):
+        def make(names):
+            mdata = make_mosaic(lacking=False)
+            cells = mdata.obs_names
+            with override_pull_on_update():
+                made = MuData({names[m]: mdata[m][cells].copy() for m in names})
+            made.obs["donor"] = mdata.obs["donor"]
+            return train(make_model(made), 2)
+
+        expected = make({m: m for m in ALL}).get_latent_representation()
+        found = make({"prot": "ADT", "atac": "peaks", "rna": "GEX"}).get_latent_representation()
+        np.testing.assert_array_equal(found, expected)
+
+    def test_without_a_batch(self, make_model, train):
+        model = train(make_model(batch_key=None), 1)
+        assert model.get_normalized("prot", transform_batch="all").shape == (80, 8)
+
+
+class TestLatent:
+    @pytest.mark.parametrize("given", SUBSETS, ids="+".join)
+    def test_given_a_subset_cells_with_none_of_it_are_nan(self, fitted, given):
+        mdata = fitted.adata
+        blind = ~has(mdata, given)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            mean, variance = fitted.get_latent_representation(given=given, return_dist=True)
+        for values in (mean, variance):
+            np.testing.assert_array_equal(np.isnan(values).all(1), blind)
+            np.testing.assert_array_equal(np.isnan(values).any(1), blind)
+        assert ((variance[~blind] > 0) & (variance[~blind] < 1)).all()
+        messages = [str(w.message) for w in caught if "rows are NaN" in str(w.message)]
+        assert len(messages) == bool(blind.any())
+        if messages:
+            assert messages[0].startswith(f"{blind.sum()} cells have none of {list(given)}")
+
+    def test_the_warning_points_at_the_callers_line(self, fitted):
+        with pytest.warns(UserWarning, match="rows are NaN") as caught:
+            fitted.get_latent_representation(given="prot")
+        with pytest.warns(UserWarning, match="rows are NaN") as also:
+            fitted.get_normalized("rna", given="prot")
+        assert {w.filename for w in [*caught, *also]} == {__file__}
+
+    def test_given_all_is_the_default_and_order_and_form_do_not_matter(self, fitted):
+        expected = fitted.get_latent_representation()
+        np.testing.assert_array_equal(fitted.get_latent_representation(given=["prot", "rna", "atac"]), expected)
+        one, other = (quietly(fitted.get_latent_representation, given=g) for g in ("rna", ["rna"]))
+        np.testing.assert_array_equal(one, other)
+
+    def test_given_one_equals_a_cell_that_has_only_that_one(self, fitted, make_mosaic):
+        """Nothing of a withheld modality may reach the posterior."""
+        mdata = make_mosaic()
+        alone = mdata["rna"].obs_names
+        mdata.mod["atac"] = mdata["atac"][~mdata["atac"].obs_names.isin(alone)].copy()
+        mdata.mod["prot"] = mdata["prot"][~mdata["prot"].obs_names.isin(alone)].copy()
+        found = fitted.get_latent_representation(mdata)
+        expected = quietly(fitted.get_latent_representation, given="rna")
+        here = has(mdata, ["rna"])
+        np.testing.assert_allclose(found[here], expected[here], atol=1e-6)
+
+    def test_posterior_is_the_product_of_the_experts(self, fitted):
+        """From the answers for single modalities: their precisions, less the prior's, add up."""
+        n = fitted.adata.n_obs
+        precision, weighted = np.ones((n, 4)), np.zeros((n, 4))
+        for m in ALL:
+            mean, variance = quietly(fitted.get_latent_representation, given=m, return_dist=True)
+            here = ~np.isnan(mean[:, 0])
+            precision[here] += 1 / variance[here] - 1
+            weighted[here] += (mean / variance)[here]
+        mean, variance = fitted.get_latent_representation(return_dist=True)
+        np.testing.assert_allclose(variance, 1 / precision, rtol=1e-4)
+        np.testing.assert_allclose(mean, weighted / precision, rtol=1e-3, atol=1e-5)
+
+    def test_indices_and_batch_size(self, fitted):
+        expected = fitted.get_latent_representation()
+        cells = np.array([70, 3, 3, 41])
+        np.testing.assert_allclose(fitted.get_latent_representation(indices=cells), expected[cells], atol=1e-6)
+        mask = np.arange(80) % 7 == 0
+        np.testing.assert_allclose(fitted.get_latent_representation(indices=mask), expected[mask], atol=1e-6)
+        np.testing.assert_allclose(fitted.get_latent_representation(batch_size=9), expected, atol=1e-6)
+
+    def test_order_of_the_cells_does_not_matter(self, fitted, make_mosaic):
+        mdata = make_mosaic()
+        with override_pull_on_update():
+            other = MuData({m: mdata[m][np.argsort(mdata[m].obs_names)].copy() for m in ("prot", "rna", "atac")})
+        other.obs["donor"] = mdata.obs["donor"].reindex(other.obs_names)
+        order = mdata.obs_names.get_indexer(other.obs_names)
+        assert not np.array_equal(order, np.arange(80))
+        expected = fitted.get_latent_representation()[order]
+        np.testing.assert_allclose(fitted.get_latent_representation(other), expected, atol=1e-6)
+
+    def test_a_measured_row_of_zeros_is_heard(self, fitted, make_mosaic):
+        mdata = make_mosaic()
+        x = mdata["prot"].X.toarray()
+        x[0] = 0
+        mdata["prot"].X = x
+        cell = mdata.obs_names.get_loc(mdata["prot"].obs_names[0])
+        found = quietly(fitted.get_latent_representation, mdata, given="prot")[cell]
+        assert np.isfinite(found).all()
+        weights = fitted.get_modality_weights(mdata).iloc[cell]
+        assert weights["prot"] > 0
+
+    @pytest.mark.parametrize("given", ["gex", ["rna", "ATAC"], [], ""])
+    def test_unknown_modalities_are_refused(self, fitted, given):
+        with pytest.raises(ValueError, match=r"must name one or more of the model's modalities, \['rna', 'atac', 'prot'\]"):
+            fitted.get_latent_representation(given=given)
+
+    @pytest.mark.parametrize("ask", ["get_latent_representation", "get_modality_weights"])
+    @pytest.mark.parametrize("cells", [[], np.zeros(80, bool), [80], [-81], [0.5]], ids=str)
+    def test_cells_that_are_not_there_are_refused(self, fitted, ask, cells):
+        with pytest.raises((ValueError, IndexError), match="indices"):
+            getattr(fitted, ask)(indices=cells)
+
+    def test_an_untrained_model_says_so(self, make_model):
+        model = make_model()
+        for ask in (model.get_latent_representation, model.get_modality_weights, lambda: model.get_normalized("rna")):
+            with pytest.raises((RuntimeError, ValueError), match="train"):
+                ask()
+
+
+class TestWeights:
+    def test_rows_sum_to_one_and_absent_modalities_have_none(self, fitted):
+        weights = fitted.get_modality_weights()
+        assert list(weights.index) == list(fitted.adata.obs_names)
+        np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+        for m in ALL:
+            np.testing.assert_array_equal(weights[m] > 0, has(fitted.adata, [m]))
+
+    def test_are_the_shares_of_precision(self, fitted):
+        shares = []
+        for m in ALL:
+            _, variance = quietly(fitted.get_latent_representation, given=m, return_dist=True)
+            shares.append(np.nan_to_num(1 / variance - 1))
+        shares = np.stack(shares)
+        expected = (shares / shares.sum(0)).mean(-1).T
+        np.testing.assert_allclose(fitted.get_modality_weights(), expected, rtol=1e-3, atol=1e-6)
+
+    def test_indices_and_other_data(self, fitted, make_mosaic):
+        expected = fitted.get_modality_weights()
+        for cells in (np.array([5, 60, 2]), np.arange(80) < 4):
+            found = fitted.get_modality_weights(indices=cells)
+            assert list(found.index) == list(fitted.adata.obs_names[cells])
+            np.testing.assert_allclose(found, expected.iloc[cells], rtol=1e-5)
+        mdata = make_mosaic()[:30].copy()
+        assert list(fitted.get_modality_weights(mdata).index) == list(mdata.obs_names)
+
+
+class TestNormalized:
+    @pytest.mark.parametrize("modality", ["rna", "atac"])
+    def test_rows_sum_to_the_cells_own_depth_or_else_the_median(self, fitted, dense, modality):
+        depth = dense(fitted.adata, modality).sum(1, skipna=False).to_numpy()
+        expected = np.where(np.isnan(depth), np.nanmedian(depth), depth)
+        np.testing.assert_allclose(fitted.get_normalized(modality).sum(1), expected, rtol=1e-4)
+        others = [m for m in ALL if m != modality]
+        found = quietly(fitted.get_normalized, modality, given=others)
+        seeing = has(fitted.adata, others)
+        np.testing.assert_allclose(found[seeing].sum(1), expected[seeing], rtol=1e-4)
+        assert np.isnan(found[~seeing]).all()
+
+    def test_protein_is_a_level_between_background_and_foreground(self, fitted):
+        found = fitted.get_normalized("prot")
+        assert (found > 0).all()
+        with torch.no_grad():
+            z = torch.from_numpy(fitted.get_latent_representation())
+            codes = torch.from_numpy((fitted.adata.obs["donor"] == "b").to_numpy().astype(int))
+            p = fitted.module.decoders["prot"](z, torch.eye(2)[codes])
+            background, foreground = p["log_background"].exp().log1p(), p["log_foreground"].exp().log1p()
+            pi = torch.sigmoid(p["background_logit"])
+        np.testing.assert_allclose(np.log1p(found), pi * background + (1 - pi) * foreground, rtol=1e-4)
+
+    @pytest.mark.parametrize("modality", ALL)
+    def test_decodes_the_posterior_mean_in_the_cells_batch(self, fitted, modality):
+        found = fitted.get_normalized(modality)
+        cells = fitted.adata.obs["donor"].to_numpy()
+        for batch in ("a", "b"):
+            as_batch = fitted.get_normalized(modality, transform_batch=batch)
+            np.testing.assert_allclose(as_batch[cells == batch], found[cells == batch], rtol=1e-5)
+            assert not np.allclose(as_batch[cells != batch], found[cells != batch], rtol=1e-5)
+
+    def test_a_batch_without_the_modality_is_decoded_as_the_average_of_those_with_it(self, make_model, train, make_mosaic):
+        mdata = make_mosaic(n=90, absent_in={"prot": "b"})
+        mdata.obs["donor"] = np.where(np.arange(mdata.n_obs) % 3 == 0, mdata.obs["donor"] + "2", mdata.obs["donor"])
+        lacking = set(mdata.obs["donor"]) - set(mdata.obs.loc[mdata["prot"].obs_names, "donor"])
+        assert lacking == {"b", "b2"}
+        model = train(make_model(mdata), 1)
+        buffer = model.module.decoded_as_prot
+        assert buffer.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0]]
+        assert torch.equal(model.module.decoded_as_rna, torch.eye(4))
+        z = torch.from_numpy(model.get_latent_representation())
+        with torch.no_grad():
+            p = model.module.decoders["prot"](z, torch.tensor([[0.5, 0.5, 0, 0]]).expand(len(z), 4))
+            expected = model.module.decoders["prot"].log_level(p).expm1()
+        np.testing.assert_allclose(model.get_normalized("prot", transform_batch="b"), expected, rtol=1e-4)
+        cells = mdata.obs["donor"].isin(lacking).to_numpy()
+        np.testing.assert_allclose(model.get_normalized("prot")[cells], expected[cells], rtol=1e-4)
+
+    def test_imputation_for_a_batch_without_protein(self, lopsided):
+        found = lopsided.get_normalized("prot", given=["rna", "atac"])
+        assert np.isfinite(found[has(lopsided.adata, ["rna", "atac"])]).all()
+
+    @pytest.mark.parametrize("modality", ALL)
+    def test_samples(self, fitted, modality):
+        draws = fitted.get_normalized(modality, n_samples=5, return_samples=True)
+        assert draws.shape == (5, 80, fitted.adata[modality].n_vars)
+        assert np.ptp(draws, axis=0).max() > 0
+        mean = np.expm1(np.log1p(draws).mean(0)) if modality == "prot" else draws.mean(0)
+        np.testing.assert_allclose(fitted.get_normalized(modality, n_samples=5), mean, rtol=1e-4)
+        again = fitted.get_normalized(modality, n_samples=5, return_samples=True, random_state=0)
+        np.testing.assert_array_equal(again, draws)
+        other = fitted.get_normalized(modality, n_samples=5, return_samples=True, random_state=1)
+        assert not np.array_equal(other, draws)
+        single = fitted.get_normalized(modality, return_samples=True)
+        np.testing.assert_array_equal(single[0], fitted.get_normalized(modality))
+
+    def test_many_samples_spread_as_the_posterior(self, fitted):
+        """Decoded draws scatter around the decoded mean by what the posterior variance says, to first order."""
+        cells = np.arange(10)
+        mean, variance = fitted.get_latent_representation(indices=cells, return_dist=True)
+        draws = fitted.get_normalized("rna", n_samples=1000, return_samples=True, indices=cells)
+        z = torch.from_numpy(mean) + torch.from_numpy(variance).sqrt() * torch.randn(
+            1000, *mean.shape, generator=torch.Generator().manual_seed(5)
+        )
+        codes = torch.from_numpy((fitted.adata.obs["donor"].iloc[cells] == "b").to_numpy().astype(int))
+        with torch.no_grad():
+            shares = fitted.module.decoders["rna"](z.flatten(0, 1), torch.eye(2)[codes].repeat(1000, 1)).exp()
+        expected = (shares.reshape(draws.shape) * torch.from_numpy(draws.sum(-1)[0])[:, None]).numpy()
+        np.testing.assert_allclose(draws.mean(0), expected.mean(0), rtol=0.02)
+        np.testing.assert_allclose(draws.std(0), expected.std(0), rtol=0.2)
+
+    def test_nan_where_blind_also_for_samples(self, fitted):
+        with pytest.warns(UserWarning, match=r"16 cells have none of \['prot'\]"):
+            draws = fitted.get_normalized("rna", given="prot", n_samples=2, return_samples=True)
+        blind = ~has(fitted.adata, ["prot"])
+        assert np.isnan(draws[:, blind]).all()
+        assert np.isfinite(draws[:, ~blind]).all()
+
+    def test_indices(self, fitted):
+        expected = fitted.get_normalized("prot")
+        np.testing.assert_allclose(fitted.get_normalized("prot", indices=[9, 2]), expected[[9, 2]], rtol=1e-5)
+
+    def test_data_that_lack_the_modality_altogether(self, fitted, make_mosaic):
+        """Protein predicted for a data set that never had it, at the model's own median depth for the others."""
+        mdata = make_mosaic(modalities=("rna",))
+        found = fitted.get_normalized("prot", mdata=mdata)
+        names = list(fitted.adata.obs_names)
+        expected = quietly(fitted.get_normalized, "prot", given="rna")
+        np.testing.assert_allclose(found, expected[[names.index(n) for n in mdata.obs_names]], rtol=1e-4)
+        depths = fitted.get_normalized("atac", mdata=mdata).sum(1)
+        np.testing.assert_allclose(depths, float(fitted.module.depth_atac), rtol=1e-4)
+
+    def test_refusals(self, fitted):
+        with pytest.raises(ValueError, match=r"modality 'adt' is not in the model; it has \['rna', 'atac', 'prot'\]"):
+            fitted.get_normalized("adt")
+        with pytest.raises(ValueError, match=r"transform_batch='c' is not a batch of the model; it has \['a', 'b'\]"):
+            fitted.get_normalized("rna", transform_batch="c")
+        with pytest.raises(ValueError, match="given=.*must name"):
+            fitted.get_normalized("rna", given="adt")
+        with pytest.raises(ValueError, match="n_samples"):
+            fitted.get_normalized("rna", n_samples=0)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            ("n_latent", 0),
+            ("n_latent", 2.5),
+            ("n_hidden", 0),
+            ("dropout_rate", 1.5),
+            ("dropout_rate", -0.1),
+            ("modality_dropout", 1.5),
+            ("modality_dropout", -0.1),
+            ("alignment", -1.0),
+            ("alignment", float("nan")),
+            ("atac_rank", 0),
+        ],
+    )
+    def test_out_of_range(self, make_model, argument, value):
+        with pytest.raises(ValueError, match=argument.partition("_rate")[0]):
+            make_model(**{argument: value})
+
+    def test_unknown(self, make_model):
+        with pytest.raises(TypeError, match="n_latnet"):
+            make_model(n_latnet=3)
+
+
+class TestScviConventions:
+    def test_elbo_and_reconstruction_error(self, fitted):
+        elbo, errors = fitted.get_elbo(), fitted.get_reconstruction_error()
+        assert set(errors) == {"nll_rna", "nll_atac", "nll_prot"}
+        kl = -float(elbo) - sum(float(v) for v in errors.values())
+        assert 0 < kl < 50
+        each = fitted.get_elbo(return_mean=False)
+        assert each.shape == (80,)
+        assert float(each.mean()) == pytest.approx(float(elbo), rel=1e-4)
+        some = fitted.get_reconstruction_error(indices=[4, 5], return_mean=False)
+        assert all(v.shape == (2,) for v in some.values())
+
+    def test_elbo_of_a_cell_counts_only_what_was_measured(self, fitted):
+        errors = fitted.get_reconstruction_error(return_mean=False)
+        for m in ALL:
+            np.testing.assert_array_equal(errors[f"nll_{m}"].numpy() > 0, has(fitted.adata, [m]))
+
+    def test_answers_repeat(self, fitted):
+        assert float(fitted.get_elbo()) == float(fitted.get_elbo())
+
+    def test_describes_itself(self, fitted, make_model, capsys):
+        assert "rna 30, atac 40, prot 8 features; 2 batches; 4 latent dimensions" in fitted.summary_string
+        assert "Training status: Trained" in fitted.summary_string
+        assert "Not Trained" in make_model().summary_string
+        repr(fitted)
+        assert "TriVI" in capsys.readouterr().out
+        import rich.pretty  # noqa: F401  scvi-tools uses it without importing it
+
+        fitted.view_anndata_setup()
+        shown = capsys.readouterr().out
+        assert "donor" in shown
+        assert "prot" in shown
+
+    def test_usual_attributes(self, fitted):
+        assert fitted.is_trained
+        assert fitted.module.training is False
+        together = np.sort(np.concatenate([fitted.train_indices, fitted.validation_indices]))
+        np.testing.assert_array_equal(together, np.arange(80))
+        assert len(fitted.test_indices) == 0
+        assert fitted.summary_stats["n_rna"] == 30
+        assert fitted.registry["setup_args"]["batch_key"] == "donor"
+        assert str(fitted.device) == "cpu"
+
+    def test_posterior_predictive_counts(self, fitted):
+        (tensors,) = fitted._make_data_loader(fitted.adata, batch_size=128)
+        torch.manual_seed(0)
+        draws = fitted.module.sample(tensors, 40)
+        assert len(draws) == 40
+        for m in ALL:
+            x = torch.stack([d[m] for d in draws])
+            assert x.shape == (40, 64, fitted.adata[m].n_vars)
+            assert torch.equal(x, x.round())
+            assert (x >= 0).all()
+        depths = tensors["atac"].totals()
+        assert torch.equal(draws[0]["atac"].sum(1), depths)
+        observed = tensors["rna"].totals().mean()
+        assert torch.stack([d["rna"] for d in draws]).sum(-1).mean() == pytest.approx(float(observed), rel=0.1)

@@ -1,0 +1,128 @@
+"""State that travels: mid-window, to another precision, from torch's Adam and back. (Bit-exact resume: contract.)"""
+
+import io
+
+import pytest
+import torch
+
+from mmopt.optim import ASGDAdam, ASGDAMSGrad
+
+
+def trained(build, steps=27, dtype=torch.float32, **kwargs):
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.zeros(n, dtype=dtype)) for n in (5, 3)]
+    optimizer = build(parameters, **kwargs)
+    go_on(optimizer, steps, generator)
+    return optimizer, generator
+
+
+def go_on(optimizer, steps, generator):
+    for _ in range(steps):
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.randn(len(p), generator=generator).to(p.dtype) + 0.3
+        optimizer.step()
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("scope", ["group", "tensor"])
+def test_the_controller_is_saved_in_the_middle_of_a_window(scope, capturable):
+    kwargs = {"scope": scope, "capturable": capturable, "warmup_steps": 0}
+    optimizer, _ = trained(ASGDAdam, **kwargs)
+    saved = through_a_file(optimizer.state_dict())
+    other, _ = trained(ASGDAdam, steps=0, **kwargs)
+    other.load_state_dict(saved)
+    group, theirs = optimizer.param_groups[0], other.param_groups[0]
+    assert group["t"] == theirs["t"] == 27
+    assert (group["votes"][:, 1] == 7).all()
+    for name in ("votes", "base_rate", "agreement", "alpha"):
+        assert torch.equal(group[name], theirs[name])
+        assert theirs[name].dtype == torch.float64
+
+
+def test_the_controller_keeps_its_precision_with_parameters_of_another():
+    optimizer, _ = trained(ASGDAdam, warmup_steps=0)
+    other, _ = trained(ASGDAdam, steps=0, dtype=torch.bfloat16)
+    other.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert (
+        [x.item() for x in other.base_rates()]
+        == [x.item() for x in optimizer.base_rates()]
+        == [1e-3 * 1.25 * 1.25]
+    )
+    states = list(other.state.values())
+    assert all(
+        state["exp_avg"].dtype == torch.bfloat16 and state["step"].dtype == torch.float32 for state in states
+    )
+    go_on(other, 5, torch.Generator().manual_seed(1))
+
+
+def test_loading_does_not_tie_two_optimizers_together():
+    optimizer, generator = trained(ASGDAdam, warmup_steps=0)
+    other, _ = trained(ASGDAdam, steps=0)
+    state = optimizer.state_dict()
+    other.load_state_dict(state)
+    go_on(optimizer, 20, generator)
+    assert other.base_rates()[0] < optimizer.base_rates()[0]
+
+
+@pytest.mark.parametrize("build", [ASGDAdam, ASGDAMSGrad])
+@pytest.mark.parametrize(
+    "implementation", [{"fused": True}, {"foreach": True}, {"foreach": False}, {"capturable": True}], ids=str
+)
+def test_a_checkpoint_of_torchs_adam_gives_moments_and_steps(build, implementation):
+    theirs, _ = trained(torch.optim.Adam, lr=7e-3, betas=(0.5, 0.6))
+    ours, _ = trained(build, steps=0, lr=2e-3, **implementation)
+    settings = ours.param_groups[0].keys() - {"params", "t"}
+    ours.load_state_dict(through_a_file(theirs.state_dict()))
+    group = ours.param_groups[0]
+    assert group["t"] == 27
+    assert isinstance(group["t"], torch.Tensor) is group["capturable"]
+    assert group.keys() - {"params", "t"} == settings
+    assert (group["lr"], group["betas"], group["base_rate"].item()) == (2e-3, (0.9, 0.999), 2e-3)
+    for p, q in zip(group["params"], theirs.param_groups[0]["params"], strict=True):
+        assert torch.equal(ours.state[p]["exp_avg"], theirs.state[q]["exp_avg"])
+        assert ours.state[p]["step"] == 27
+    go_on(ours, 5, torch.Generator().manual_seed(1))
+
+
+def test_torchs_adam_goes_on_from_ours():
+    ours, _ = trained(ASGDAdam, switch_rule="none", fused=True, lr=2e-3)
+    theirs, _ = trained(torch.optim.Adam, steps=0, fused=True)
+    for p, q in zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True):
+        q.data.copy_(p.data)
+    theirs.load_state_dict(through_a_file(ours.state_dict()))
+    for optimizer in (ours, theirs):
+        go_on(optimizer, 10, torch.Generator().manual_seed(1))
+    for p, q in zip(ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True):
+        assert torch.equal(p, q)
+
+
+def test_amsgrad_takes_over_from_adam_with_the_moment_it_has():
+    optimizer, _ = trained(ASGDAdam)
+    other, _ = trained(ASGDAMSGrad, steps=0)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["amsgrad"] is True
+    for state in other.state.values():
+        assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
+    go_on(other, 5, torch.Generator().manual_seed(1))
+
+
+def test_named_parameters_keep_their_names():
+    net = torch.nn.Linear(3, 2)
+    theirs = torch.optim.Adam(net.named_parameters())
+    ours = ASGDAdam(net.named_parameters())
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.param_groups[0]["param_names"] == ["weight", "bias"]
+
+
+def test_a_state_of_another_shape_is_refused():
+    optimizer, _ = trained(ASGDAdam)
+    with pytest.raises(ValueError, match="parameter group"):
+        ASGDAdam([torch.nn.Parameter(torch.zeros(5))]).load_state_dict(optimizer.state_dict())
