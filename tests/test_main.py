@@ -13,7 +13,17 @@ import pytest
 
 from mmopt.__main__ import OUTPUTS, main
 
-QUICK = ["--epochs", "2", "--optimizers", "adam,asgdadam", "--landscape-points", "3", "--accelerator", "cpu", "--quiet"]
+QUICK = [
+    "--epochs",
+    "2",
+    "--optimizers",
+    "adam,asgdadam",
+    "--landscape-points",
+    "3",
+    "--accelerator",
+    "cpu",
+    "--quiet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +105,20 @@ def test_a_file_that_is_no_mudata(tmp_path, capsys):
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, stop):
-    command = [sys.executable, "-m", "mmopt", "--out", str(tmp_path), "--epochs", "500", "--accelerator", "cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "mmopt",
+        "--out",
+        str(tmp_path),
+        "--epochs",
+        "500",
+        "--accelerator",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     for line in process.stderr:  # wait until training has begun
         if "Epoch 2/" in line or "training" in line:
             break

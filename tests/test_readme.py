@@ -4,7 +4,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # looked for, in this order, where the user names no column
 LABELS = ("cell_type", "celltype", "l2_cell_type", "cell_type2", "perturbation")
 BATCHES = ("batch", "donor", "sample", "bio_rep")
+EXACT_NEIGHBOURS = 50_000
 DEFAULT_OPTIMIZERS = "adam,amsgrad,padam,sgd,asgdadam,asgdamsgrad"
 OUTPUTS = {
     "metrics.csv": "one row per optimizer: held-out bound, label transfer, imputation, and the baselines beside them",
@@ -29,6 +30,7 @@ OUTPUTS = {
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser, with the defaults of the method's published parameter table."""
     p = argparse.ArgumentParser(
         prog="mmopt",
         description="Integrate RNA, ATAC and surface protein, compare optimizers, and show the loss landscape.",
@@ -39,9 +41,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--version", action="version", version=f"mmopt {__version__}")
     data = p.add_argument_group("data")
     for m, usual in (("rna", "rna, gex"), ("atac", "atac, peaks"), ("prot", "prot, protein, adt, cite")):
-        data.add_argument(f"--{m}", help=f"name of this modality; found by its usual names ({usual}) if not given")
+        data.add_argument(
+            f"--{m}", help=f"name of this modality; found by its usual names ({usual}) if not given"
+        )
     data.add_argument("--layer", help='layer with the raw counts; layers["counts"] or X if not given')
-    data.add_argument("--batch-key", default="auto", help=f"'none', or a column; auto: the first of {', '.join(BATCHES)}")
+    data.add_argument(
+        "--batch-key", default="auto", help=f"'none', or a column; auto: the first of {', '.join(BATCHES)}"
+    )
     data.add_argument("--label-key", default="auto", help="as --batch-key; used to score, never to train")
     data.add_argument("--n-top-genes", type=int, default=2000, help="highly variable genes to model")
     data.add_argument("--n-top-peaks", type=int, default=20_000, help="variable peaks to model")
@@ -61,9 +67,13 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--seed", type=int, default=0)
     trust = p.add_argument_group("comparison and landscape")
     trust.add_argument("--optimizers", default=DEFAULT_OPTIMIZERS, help="to compare, separated by commas")
-    trust.add_argument("--lr-grid", type=float, nargs="+", help="learning rates to compare; --lr if not given")
+    trust.add_argument(
+        "--lr-grid", type=float, nargs="+", help="learning rates to compare; --lr if not given"
+    )
     trust.add_argument("--seeds", type=int, nargs="+", help="seeds to compare; --seed if not given")
-    trust.add_argument("--comparison-cells", type=int, default=3000, help="compare on a random part of larger data")
+    trust.add_argument(
+        "--comparison-cells", type=int, default=3000, help="compare on a random part of larger data"
+    )
     trust.add_argument("--landscape-points", type=int, default=21, help="along each axis")
     p.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
@@ -129,9 +139,7 @@ def run(a: argparse.Namespace) -> None:
     with atomic_path(out / "final_model.pt") as path:
         model.save(path)
     _say(a, "loss landscape")
-    tl.landscape(
-        mdata, model, n_points=a.landscape_points, random_state=a.seed, progress_bar=not a.quiet
-    )
+    tl.landscape(mdata, model, n_points=a.landscape_points, random_state=a.seed, progress_bar=not a.quiet)
     optimizers = a.optimizers.split(",")
     part = _part(mdata, a.comparison_cells, a.seed)
     _say(a, f"comparing {len(optimizers)} optimizers on {part.n_obs} cells")
@@ -162,7 +170,9 @@ def run(a: argparse.Namespace) -> None:
     with atomic_path(out / "embedding.h5mu") as path:
         _write(mdata, path)
     with atomic_path(out / "report.md") as path:
-        path.write_text(_report(a, mdata, batch, label, part.n_obs, time.perf_counter() - start), encoding="utf-8")
+        path.write_text(
+            _report(a, mdata, batch, label, part.n_obs, time.perf_counter() - start), encoding="utf-8"
+        )
     _say(a, f"done in {time.perf_counter() - start:.0f} s; see {out / 'report.md'}")
 
 
@@ -232,9 +242,13 @@ def _umap(mdata: "MuData", colours: list[str], seed: int):
     for key in colours:
         cells.obs[key] = obs_column(mdata, key).astype(str).astype("category").to_numpy()
     cells.obs["modalities"] = _combinations(mdata).to_numpy()
-    sc.pp.neighbors(cells, use_rep="X_mmopt", random_state=seed)
+    # exact neighbours are quick up to here; beyond, approximate ones are worth the minute their compilation takes
+    transformer = "sklearn" if cells.n_obs <= EXACT_NEIGHBOURS else None
+    sc.pp.neighbors(cells, use_rep="X_mmopt", random_state=seed, transformer=transformer)
     sc.tl.umap(cells, random_state=seed)
-    return sc.pl.umap(cells, color=[*colours, "modalities"], ncols=1, frameon=False, show=False, return_fig=True)
+    return sc.pl.umap(
+        cells, color=[*colours, "modalities"], ncols=1, frameon=False, show=False, return_fig=True
+    )
 
 
 def _combinations(mdata: "MuData") -> "pd.Series":
@@ -245,14 +259,37 @@ def _combinations(mdata: "MuData") -> "pd.Series":
 
     used = mdata.uns["mmopt"]["params"]["modalities"]
     rows = presence(mdata, used)
-    return pd.Series(["+".join(m for m, has in zip(used, row, strict=True) if has) for row in rows], mdata.obs_names)
+    return pd.Series(
+        ["+".join(m for m, has in zip(used, row, strict=True) if has) for row in rows], mdata.obs_names
+    )
 
 
-def _report(a: argparse.Namespace, mdata: "MuData", batch: str | None, label: str | None, n_compared: int, seconds: float) -> str:
+def _report(
+    a: argparse.Namespace,
+    mdata: "MuData",
+    batch: str | None,
+    label: str | None,
+    n_compared: int,
+    seconds: float,
+) -> str:
     fit, comparison = mdata.uns["mmopt"], mdata.uns["optimizer_comparison"]
     params, last = fit["params"], fit["history"].iloc[-1]
     summary, single = comparison["summary"], len(a.seeds or [a.seed]) == 1
-    shown = [c for c in ("optimizer", "lr", "elbo", "elbo_se", "difference", "difference_se", "verdict", "accuracy", "f1") if c in summary]
+    shown = [
+        c
+        for c in (
+            "optimizer",
+            "lr",
+            "elbo",
+            "elbo_se",
+            "difference",
+            "difference_se",
+            "verdict",
+            "accuracy",
+            "f1",
+        )
+        if c in summary
+    ]
     shown += [c for c in summary if c.startswith("pearson_")]
     shown += [c for c in summary if c == "baseline_accuracy" or c.startswith("baseline_pearson_")]
     compared = "all cells" if n_compared == mdata.n_obs else f"a random {n_compared} of the cells"
@@ -284,10 +321,19 @@ def _report(a: argparse.Namespace, mdata: "MuData", batch: str | None, label: st
         "",
     ]
     if single:
-        lines += ["One seed has no standard error, so no optimizer is called better: run with `--seeds 0 1 2 3 4`.", ""]
+        lines += [
+            "One seed has no standard error, so no optimizer is called better: run with `--seeds 0 1 2 3 4`.",
+            "",
+        ]
     lines += ["## Files", ""]
     lines += [f"- `{name}`: {text}." for name, text in OUTPUTS.items()]
-    lines += ["", "## Versions", "", ", ".join(f"{k} {v}" for k, v in fit["versions"].items()) + f". {seconds:.0f} s.", ""]
+    lines += [
+        "",
+        "## Versions",
+        "",
+        ", ".join(f"{k} {v}" for k, v in fit["versions"].items()) + f". {seconds:.0f} s.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -295,7 +341,11 @@ def _markdown(table: "pd.DataFrame") -> str:
     def cell(value: object) -> str:
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    rows = [list(table), ["---"] * table.shape[1], *([cell(v) for v in row] for row in table.itertuples(index=False))]
+    rows = [
+        list(table),
+        ["---"] * table.shape[1],
+        *([cell(v) for v in row] for row in table.itertuples(index=False)),
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -13,7 +13,9 @@ def isolated(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and (where loaded) torch's global generators inside the block, restore them after it."""
     python, numpy = random.getstate(), np.random.get_state()
     torch = sys.modules.get("torch")
-    devices = list(range(torch.cuda.device_count())) if torch is not None and torch.cuda.is_available() else []
+    devices = (
+        list(range(torch.cuda.device_count())) if torch is not None and torch.cuda.is_available() else []
+    )
     try:
         random.seed(seed)
         np.random.seed(seed % 2**32)

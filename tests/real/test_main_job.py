@@ -40,7 +40,9 @@ def test_protein_from_rna_of_masked_cells(real_data):
     cells = masked.obs_names.get_indexer(hidden)
     predicted = np.log1p(model.get_normalized("prot", given="rna", indices=cells))
     observed = np.log1p(mdata["prot"][hidden].X.toarray())
-    correlation = [np.corrcoef(p, o)[0, 1] for p, o in zip(predicted.T, observed.T, strict=True) if o.std() > 0]
+    correlation = [
+        np.corrcoef(p, o)[0, 1] for p, o in zip(predicted.T, observed.T, strict=True) if o.std() > 0
+    ]
     assert np.median(correlation) >= 0.55
 
 
@@ -55,7 +57,15 @@ def test_protein_from_rna_of_masked_cells(real_data):
 def test_other_data_need_no_special_treatment(real_data, tmp_path, name, modalities):
     from mmopt.__main__ import OUTPUTS, main
 
-    arguments = [str(real_data / name), "--out", str(tmp_path), "--epochs", "2", "--optimizers", "adam,asgdadam"]
+    arguments = [
+        str(real_data / name),
+        "--out",
+        str(tmp_path),
+        "--epochs",
+        "2",
+        "--optimizers",
+        "adam,asgdadam",
+    ]
     assert main([*arguments, "--landscape-points", "3", "--comparison-cells", "500", "--quiet"]) == 0
     assert {p.name for p in tmp_path.iterdir()} == {*OUTPUTS, "report.md"}
     mdata = load(tmp_path, "embedding.h5mu")

@@ -152,7 +152,12 @@ class MosaicSplitter(lightning.LightningDataModule):
         **loader_kwargs,
     ):
         super().__init__()
-        self.manager, self.batch_size, self.seed, self.loader_kwargs = adata_manager, batch_size, seed, loader_kwargs
+        self.manager, self.batch_size, self.seed, self.loader_kwargs = (
+            adata_manager,
+            batch_size,
+            seed,
+            loader_kwargs,
+        )
         mosaic = read(adata_manager)
         if held_out is None:
             held_out = held_out_cells(mosaic.present, train_size, np.random.default_rng(derived(seed)))
@@ -162,7 +167,9 @@ class MosaicSplitter(lightning.LightningDataModule):
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
 
     def train_dataloader(self) -> MosaicLoader:
-        return MosaicLoader(self.manager, self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs)
+        return MosaicLoader(
+            self.manager, self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs
+        )
 
     def val_dataloader(self) -> MosaicLoader | None:
         # twice the batch: no gradients are kept

@@ -17,7 +17,9 @@ def _body(n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float) -> nn
 
 def _head(n_hidden: int, n_out: int) -> nn.Linear:
     head = nn.Linear(n_hidden, n_out)
-    with torch.no_grad():  # small weights: decoding starts at the data's average profile, which the bias holds
+    with (
+        torch.no_grad()
+    ):  # small weights: decoding starts at the data's average profile, which the bias holds
         head.weight.mul_(0.3)
         head.bias.zero_()
     return head
@@ -37,7 +39,9 @@ class RnaDecoder(nn.Module):
         return log_softmax(self.head(self.body(torch.cat([z, batch], 1))), 1)
 
     def log_likelihood(self, log_share: Tensor, counts: Csr) -> Tensor:
-        return negative_binomial(counts, log_share + counts.totals().clamp_min(1).log()[:, None], self.log_theta)
+        return negative_binomial(
+            counts, log_share + counts.totals().clamp_min(1).log()[:, None], self.log_theta
+        )
 
 
 class ProteinDecoder(nn.Module):

@@ -71,7 +71,9 @@ class AtacEncoder(nn.Module):
         self.register_buffer("scale", torch.ones(n_features))
         self.register_buffer("idf", torch.ones(n_features))
         self.dropout_rate = dropout_rate
-        self.weight = nn.Parameter(torch.empty(n_features, n_hidden).uniform_(-1, 1) / n_features**0.5)  # as nn.Linear
+        self.weight = nn.Parameter(
+            torch.empty(n_features, n_hidden).uniform_(-1, 1) / n_features**0.5
+        )  # as nn.Linear
         self.bias = nn.Parameter(torch.zeros(n_hidden))
         self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
 

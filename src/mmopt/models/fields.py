@@ -17,7 +17,12 @@ class CountsField(BaseAnnDataField):
 
     def __init__(self, role: str, modality: str, layer: str | None, use_highly_variable: bool | None):
         super().__init__()
-        self.role, self.modality, self.layer, self.use_highly_variable = role, modality, layer, use_highly_variable
+        self.role, self.modality, self.layer, self.use_highly_variable = (
+            role,
+            modality,
+            layer,
+            use_highly_variable,
+        )
 
     registry_key = property(lambda self: self.role)
     mod_key = property(lambda self: self.modality)
@@ -44,7 +49,12 @@ class CountsField(BaseAnnDataField):
                 f"modality {self.modality!r} has no var[{HIGHLY_VARIABLE!r}]; call `mm.pp.prepare(mdata)` first or "
                 "pass `use_highly_variable=None`"
             )
-        return {"modality": self.modality, "layer": self.layer, "features": [str(v) for v in selected], "absent": False}
+        return {
+            "modality": self.modality,
+            "layer": self.layer,
+            "features": [str(v) for v in selected],
+            "absent": False,
+        }
 
     def transfer_field(self, state_registry: dict, mdata: MuData, **_) -> dict:
         state = dict(state_registry)
@@ -94,7 +104,9 @@ class BatchField(BaseAnnDataField):
         _, categories = _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
         return {"categorical_mapping": categories, "original_key": self.batch_key}
 
-    def transfer_field(self, state_registry: dict, mdata: MuData, extend_categories: bool = False, **_) -> dict:
+    def transfer_field(
+        self, state_registry: dict, mdata: MuData, extend_categories: bool = False, **_
+    ) -> dict:
         known = list(state_registry["categorical_mapping"])
         _, categories = _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
         new = [c for c in categories if c not in known]

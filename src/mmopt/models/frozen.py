@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from mudata import MuData
 from torch import Tensor
 from torch.func import functional_call
 
+from mmopt.models.threads import sensible_threads
 from mmopt.models.trivi import TriVI
 
 Loss = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -21,6 +23,7 @@ def frozen_loss(
     indices: Sequence[int] | None = None,
     n_cells: int = 1024,
     random_state: int = 0,
+    noise_state: int | None = None,
 ) -> tuple[dict[str, Tensor], Loss]:
     """Return the fitted parameters and a deterministic, twice differentiable function from parameters to losses.
 
@@ -34,8 +37,8 @@ def frozen_loss(
         Data; the model's own if not given.
     indices, n_cells
         Cells to use, or how many to draw: from the held-out cells first, then from all.
-    random_state
-        Seed of the draw of cells and of the noise.
+    random_state, noise_state
+        Seed of the draw of cells and of the noise; a seed for the noise alone.
 
     Returns
     -------
@@ -52,7 +55,7 @@ def frozen_loss(
         indices = np.sort(pool[:n_cells])
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
     device = next(module.parameters()).device
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch.Generator().manual_seed(random_state if noise_state is None else noise_state)
     batches = []
     for tensors in model._batches(mdata, indices, 512):
         moved = torch.utils._pytree.tree_map(lambda t: t.to(device), tensors)
@@ -69,3 +72,8 @@ def frozen_loss(
         return {"loss": sum(sums.values())} | sums
 
     return {name: p.detach().clone() for name, p in model.module.named_parameters()}, loss
+
+
+def threads_for(model: TriVI, n_cells: int) -> AbstractContextManager[None]:
+    """As many threads as passes over ``n_cells`` cells can use."""
+    return sensible_threads(n_cells * sum(model.summary_stats[f"n_{m}"] for m in model.modalities))

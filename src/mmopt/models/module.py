@@ -59,7 +59,12 @@ class TriModule(BaseModuleClass):
         self.decoders = nn.ModuleDict(
             {
                 m: DECODERS[m](
-                    n, n_latent, n_batch, n_hidden, dropout_rate, **({"rank": atac_rank} if m == "atac" else {})
+                    n,
+                    n_latent,
+                    n_batch,
+                    n_hidden,
+                    dropout_rate,
+                    **({"rank": atac_rank} if m == "atac" else {}),
                 )
                 for m, n in n_features.items()
             }
@@ -70,7 +75,9 @@ class TriModule(BaseModuleClass):
             self.register_buffer(f"decoded_as_{m}", torch.eye(n_batch))
 
     @torch.no_grad()
-    def adopt(self, statistics: dict[str, dict[str, np.ndarray]], seen: dict[str, np.ndarray], n_cells: int) -> None:
+    def adopt(
+        self, statistics: dict[str, dict[str, np.ndarray]], seen: dict[str, np.ndarray], n_cells: int
+    ) -> None:
         """Start from the data: input scales, average profiles, and the batches in which each modality was measured.
 
         A batch that never had a modality has untrained decoder weights for it; it is decoded as the average of the
@@ -85,7 +92,10 @@ class TriModule(BaseModuleClass):
             encoder, decoder = self.encoders[m], self.decoders[m]
             set_(encoder.mean, s["mean"])
             set_(encoder.scale, s["scale"])
-            set_(getattr(self, f"decoded_as_{m}"), np.where(seen[m][:, None], np.eye(len(seen[m])), seen[m] / seen[m].sum()))
+            set_(
+                getattr(self, f"decoded_as_{m}"),
+                np.where(seen[m][:, None], np.eye(len(seen[m])), seen[m] / seen[m].sum()),
+            )
             if m == "prot":
                 set_(decoder.log_background, s["log_background"])
                 set_(decoder.increment.bias, np.log(np.expm1(s["step"])))
@@ -122,7 +132,9 @@ class TriModule(BaseModuleClass):
             present[i] = present[i].index_fill(0, rows, True)
         heard = fusion.drop_modalities(present, self.modality_dropout) if self.training else present
         mean, variance = fusion.product_of_experts(means, log_variances, heard)
-        qz = Normal(mean, variance.sqrt(), validate_args=False)  # the guard names the modality that went wrong
+        qz = Normal(
+            mean, variance.sqrt(), validate_args=False
+        )  # the guard names the modality that went wrong
         if noise is None:
             noise = torch.randn_like(mean)
         return {
@@ -154,7 +166,11 @@ class TriModule(BaseModuleClass):
         return torch.softmax(decoded, 1) * depth[:, None]
 
     def loss(
-        self, tensors: dict[str, Tensor], inference_outputs: dict, generative_outputs: dict, kl_weight: float = 1.0
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict,
+        generative_outputs: dict,
+        kl_weight: float = 1.0,
     ) -> LossOutput:
         """Negative evidence lower bound per cell, with the alignment of the experts and the prior of the peak head."""
         qz = inference_outputs["qz"]
@@ -164,7 +180,9 @@ class TriModule(BaseModuleClass):
             reconstruction[f"nll_{m}"] = torch.zeros_like(kl)
             if m in generative_outputs:
                 likelihood = self.decoders[m].log_likelihood(generative_outputs[m], tensors[m])
-                reconstruction[f"nll_{m}"] = reconstruction[f"nll_{m}"].index_copy(0, tensors[f"{m}_rows"], -likelihood)
+                reconstruction[f"nll_{m}"] = reconstruction[f"nll_{m}"].index_copy(
+                    0, tensors[f"{m}_rows"], -likelihood
+                )
         apart = (inference_outputs["expert_means"] - qz.loc.detach()).square().sum(-1)
         heard = inference_outputs["heard"] if len(self.modalities) > 1 else torch.zeros_like(apart)
         loss = sum(reconstruction.values()).mean() + kl_weight * kl.mean()
@@ -172,7 +190,9 @@ class TriModule(BaseModuleClass):
             loss = loss + self.alignment * (apart * heard).sum(0).mean()
             if "atac" in self.decoders:
                 loss = loss + self.decoders["atac"].penalty() / self.n_cells
-        return LossOutput(loss=loss, reconstruction_loss=reconstruction, kl_local={"kl": kl}, n_obs_minibatch=len(kl))
+        return LossOutput(
+            loss=loss, reconstruction_loss=reconstruction, kl_local={"kl": kl}, n_obs_minibatch=len(kl)
+        )
 
     @torch.inference_mode()
     def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> list[dict[str, Tensor]]:
@@ -189,7 +209,9 @@ class TriModule(BaseModuleClass):
             if m == "rna":
                 mean = p.exp() * tensors["rna"].totals()[:, None]
                 theta = self.decoders["rna"].log_theta.exp()
-                out[m] = torch.poisson(torch.distributions.Gamma(theta.expand_as(mean), theta / mean).sample())
+                out[m] = torch.poisson(
+                    torch.distributions.Gamma(theta.expand_as(mean), theta / mean).sample()
+                )
             elif m == "prot":
                 background = torch.bernoulli(torch.sigmoid(p["background_logit"])).bool()
                 mean = torch.where(background, p["log_background"], p["log_foreground"]).exp()
@@ -198,7 +220,9 @@ class TriModule(BaseModuleClass):
             else:
                 depths = tensors["atac"].totals().int().tolist()
                 rows = [
-                    torch.bincount(torch.multinomial(q, n, replacement=True), minlength=p.shape[1]) if n else 0 * q
+                    torch.bincount(torch.multinomial(q, n, replacement=True), minlength=p.shape[1])
+                    if n
+                    else 0 * q
                     for q, n in zip(torch.softmax(p, 1), depths, strict=True)
                 ]
                 out[m] = torch.stack([row.float() for row in rows])

@@ -42,7 +42,9 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dictionary
         header = json.loads(metadata["header"]) if metadata.get("format") == FORMAT else None
     except (SafetensorError, json.JSONDecodeError, KeyError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} is no intact model file ({error}); write it again with `model.save(path)`") from error
+        raise ValueError(
+            f"{path} is no intact model file ({error}); write it again with `model.save(path)`"
+        ) from error
     if not isinstance(header, dict):
         raise ValueError(f"{path} was not written by `TriVI.save` and is not read")
     if header.get("format_version") != FORMAT_VERSION:

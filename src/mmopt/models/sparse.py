@@ -37,7 +37,7 @@ class Csr(NamedTuple):
         return out.index_add(0, self.rows, values)
 
     def totals(self) -> Tensor:
-        """Counts of each row."""
+        """Sum the counts of each row."""
         return self.row_sums(self.counts)
 
     def dense(self, n_features: int) -> Tensor:

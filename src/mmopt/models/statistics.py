@@ -21,6 +21,7 @@ def log_profile(counts: sp.csr_matrix) -> np.ndarray:
 
 
 def rna(counts: sp.csr_matrix) -> dict[str, np.ndarray]:
+    """Return scales of log1p counts per ten thousand, the average profile and the median depth."""
     depth = np.asarray(counts.sum(1)).ravel()
     x = sp.csr_matrix(counts, dtype=np.float64, copy=True)
     x.data = np.log1p(x.data * np.repeat(1e4 / np.maximum(depth, 1), np.diff(x.indptr)))
@@ -29,6 +30,7 @@ def rna(counts: sp.csr_matrix) -> dict[str, np.ndarray]:
 
 
 def atac(counts: sp.csr_matrix) -> dict[str, np.ndarray]:
+    """Return inverse document frequencies, scales of the TF-IDF, the average profile and the median depth."""
     frequency = np.bincount(counts.indices, minlength=counts.shape[1])
     idf = np.log1p(counts.shape[0] / np.maximum(frequency, 1))
     x = sp.csr_matrix(counts, dtype=np.float64, copy=True)
@@ -42,7 +44,11 @@ def atac(counts: sp.csr_matrix) -> dict[str, np.ndarray]:
 def protein(counts: sp.csr_matrix, batch: np.ndarray, n_batch: int) -> dict[str, np.ndarray]:
     """Scales of the centred log-ratio, and per batch the background (10 % quantile) and the step up to the 90 % one."""
     sample = np.concatenate(
-        [rows[:: max(1, len(rows) // QUANTILE_CELLS)] for b in range(n_batch) if len(rows := np.flatnonzero(batch == b))]
+        [
+            rows[:: max(1, len(rows) // QUANTILE_CELLS)]
+            for b in range(n_batch)
+            if len(rows := np.flatnonzero(batch == b))
+        ]
     )
     logs = np.log1p(counts[sample].toarray().astype(np.float64))
     ratio = logs - logs.mean(1, keepdims=True)

@@ -113,7 +113,9 @@ class TriVI(VAEMixin, BaseModelClass):
             if mdata is not None:
                 mosaic = read(self.adata_manager)
                 per_modality = {
-                    m: statistics.protein(x, mosaic.batch[mosaic.rows[m] >= 0][_order(mosaic.rows[m])], n_batch)
+                    m: statistics.protein(
+                        x, mosaic.batch[mosaic.rows[m] >= 0][_order(mosaic.rows[m])], n_batch
+                    )
                     if m == "prot"
                     else getattr(statistics, m)(x)
                     for m, x in mosaic.counts.items()
@@ -123,7 +125,9 @@ class TriVI(VAEMixin, BaseModelClass):
         self.steps_: pd.DataFrame | None = None
         self.optimizer_settings_: dict[str, Any] = {}
         sizes = ", ".join(f"{m} {n}" for m, n in n_features.items())
-        self._model_summary_string = f"TriVI: {sizes} features; {n_batch} batches; {n_latent} latent dimensions"
+        self._model_summary_string = (
+            f"TriVI: {sizes} features; {n_batch} batches; {n_latent} latent dimensions"
+        )
         self.init_params_ = self._get_init_params(locals())
 
     @property
@@ -135,7 +139,9 @@ class TriVI(VAEMixin, BaseModelClass):
     @classmethod
     def setup_anndata(cls, adata: AnnData, **_) -> None:
         """Refuse, and say how one modality becomes a MuData."""
-        raise TypeError('TriVI reads MuData: wrap the AnnData, `mdata = mudata.MuData({"rna": adata})`, and call setup_mudata')
+        raise TypeError(
+            'TriVI reads MuData: wrap the AnnData, `mdata = mudata.MuData({"rna": adata})`, and call setup_mudata'
+        )
 
     @classmethod
     def setup_mudata(
@@ -256,7 +262,9 @@ class TriVI(VAEMixin, BaseModelClass):
         if not 0 < train_size <= 1:
             raise ValueError(f"train_size must lie in (0, 1]; got {train_size}")
         if batch_size < 1 or (max_epochs is not None and max_epochs < 1):
-            raise ValueError(f"batch_size and max_epochs must be at least 1; got {batch_size} and {max_epochs}")
+            raise ValueError(
+                f"batch_size and max_epochs must be at least 1; got {batch_size} and {max_epochs}"
+            )
         create = optimizer
         if isinstance(optimizer, str):
             create = optim.creator(optimizer, lr=lr, **(optimizer_kwargs or {}))
@@ -308,7 +316,9 @@ class TriVI(VAEMixin, BaseModelClass):
         ).rename_axis("step")
 
     # ------------------------------------------------------------------ answers
-    def _batches(self, mdata: MuData | None, indices: Sequence[int] | None, batch_size: int | None) -> Iterable[dict]:
+    def _batches(
+        self, mdata: MuData | None, indices: Sequence[int] | None, batch_size: int | None
+    ) -> Iterable[dict]:
         self._check_if_trained(warn=False)
         mdata = self._validate_anndata(mdata)
         return self._make_data_loader(mdata, indices=indices, batch_size=batch_size or 512)
@@ -370,7 +380,11 @@ class TriVI(VAEMixin, BaseModelClass):
 
     @torch.inference_mode()
     def get_modality_weights(
-        self, mdata: MuData | None = None, *, indices: Sequence[int] | None = None, batch_size: int | None = None
+        self,
+        mdata: MuData | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
     ) -> pd.DataFrame:
         """Return the share of each modality in the precision of a cell's posterior; 0 where absent, rows sum to 1."""
         shares = []
@@ -434,9 +448,13 @@ class TriVI(VAEMixin, BaseModelClass):
         if modality not in self.modalities:
             raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
         given = self._known(given)
-        categories = list(self.registry_["field_registries"]["batch"]["state_registry"]["categorical_mapping"])
+        categories = list(
+            self.registry_["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
+        )
         if transform_batch is not None and str(transform_batch) not in categories:
-            raise ValueError(f"transform_batch={transform_batch!r} is not a batch of the model; it has {categories}")
+            raise ValueError(
+                f"transform_batch={transform_batch!r} is not a batch of the model; it has {categories}"
+            )
         generator = torch.Generator().manual_seed(random_state)
         parts = []
         for tensors in self._batches(mdata, indices, batch_size):
@@ -494,7 +512,9 @@ class TriVI(VAEMixin, BaseModelClass):
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike, mdata: MuData | None = None, *, accelerator: str = "auto") -> "TriVI":
+    def load(
+        cls, path: str | os.PathLike, mdata: MuData | None = None, *, accelerator: str = "auto"
+    ) -> "TriVI":
         """Read a model from a file; nothing in a file is ever executed.
 
         Parameters
@@ -519,7 +539,9 @@ class TriVI(VAEMixin, BaseModelClass):
             model.module.load_state_dict(tensors)
             model._restore(header)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"{path} does not hold together ({error}); it has been changed and is not used") from error
+            raise ValueError(
+                f"{path} does not hold together ({error}); it has been changed and is not used"
+            ) from error
         *_, device = parse_device_args(accelerator=accelerator, devices="auto", return_device="torch")
         model.to_device(device)
         if mdata is not None:
@@ -546,7 +568,9 @@ def _depth(modality: str, tensors: dict[str, Tensor], median: Tensor) -> Tensor:
     depth = median.repeat(len(tensors["batch"]))
     if modality == "prot":
         return depth
-    return depth.index_copy(0, tensors[f"{modality}_rows"].to(depth.device), tensors[modality].totals().to(depth.device))
+    return depth.index_copy(
+        0, tensors[f"{modality}_rows"].to(depth.device), tensors[modality].totals().to(depth.device)
+    )
 
 
 def _bounds(optimizer: torch.optim.Optimizer) -> dict[str, float]:
@@ -557,7 +581,9 @@ def _bounds(optimizer: torch.optim.Optimizer) -> dict[str, float]:
 
 def _warn_blind(blind: np.ndarray, given: tuple[str, ...] | None) -> None:
     if blind.any():
-        warnings.warn(f"{int(blind.sum())} cells have none of {list(given or ())}: their rows are NaN", stacklevel=3)
+        warnings.warn(
+            f"{int(blind.sum())} cells have none of {list(given or ())}: their rows are NaN", stacklevel=3
+        )
 
 
 def _plain(indices: np.ndarray | None) -> list[int] | None:
