@@ -41,6 +41,15 @@ def draw_mosaic(modalities=("rna", "atac", "prot"), n=80, seed=0, lacking=True, 
     return mdata
 
 
+@pytest.fixture(autouse=True)
+def as_in_mudata_0_4():
+    """mudata 0.3 warns at each update that it copies columns between modalities."""
+    from mmopt._compat import override_pull_on_update
+
+    with override_pull_on_update():
+        yield
+
+
 @pytest.fixture(scope="session")
 def make_mosaic():
     return draw_mosaic
@@ -81,9 +90,7 @@ def dense():
 
     def dense(mdata, modality):
         adata = mdata.mod[modality]
-        frame = pd.DataFrame(
-            sp.csr_matrix(adata.X).toarray(), index=adata.obs_names, columns=adata.var_names
-        )
+        frame = pd.DataFrame(sp.csr_matrix(adata.X).toarray(), index=adata.obs_names, columns=adata.var_names)
         return frame.reindex(mdata.obs_names)
 
     return dense

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mmopt.models.data import CellBatches, Mosaic, MosaicDataset, MosaicLoader, MosaicSplitter, held_out_cells, read
+from mmopt.models.data import (
+    CellBatches,
+    Mosaic,
+    MosaicDataset,
+    MosaicLoader,
+    MosaicSplitter,
+    held_out_cells,
+    read,
+)
 
 
 def setup(mdata, **kwargs):
@@ -30,7 +38,9 @@ def frame(mosaic, modality):
 class TestRead:
     def test_rows_belong_to_the_cells_of_their_name(self, make_mosaic, dense):
         mdata = make_mosaic()
-        assert list(mdata["atac"].obs_names) != [n for n in mdata.obs_names if n in set(mdata["atac"].obs_names)]
+        assert list(mdata["atac"].obs_names) != [
+            n for n in mdata.obs_names if n in set(mdata["atac"].obs_names)
+        ]
         mosaic = read(setup(mdata))
         for m in mdata.mod:
             np.testing.assert_array_equal(frame(mosaic, m), dense(mdata, m))
@@ -106,10 +116,14 @@ class TestRead:
         np.testing.assert_array_equal(frame(read(setup(mdata)), "atac"), full["atac"])
         mosaic = read(setup(mdata, use_highly_variable=False))
         np.testing.assert_array_equal(frame(mosaic, "rna"), full["rna"])
-        with pytest.raises(KeyError, match=r"modality 'atac' has no var\['highly_variable'\].*mm\.pp\.prepare"):
+        with pytest.raises(
+            KeyError, match=r"modality 'atac' has no var\['highly_variable'\].*mm\.pp\.prepare"
+        ):
             setup(mdata, use_highly_variable=True)
         mdata["atac"].var["highly_variable"] = False
-        with pytest.raises(ValueError, match=r"modality 'atac'.*selects no feature.*use_highly_variable=False"):
+        with pytest.raises(
+            ValueError, match=r"modality 'atac'.*selects no feature.*use_highly_variable=False"
+        ):
             setup(mdata)
 
     def test_counts_of_an_unused_modality_and_its_columns_do_not_matter(self, make_mosaic, dense):
@@ -229,7 +243,11 @@ class TestLoader:
         loader = MosaicLoader(setup(make_mosaic()), batch_size=16, shuffle=shuffle)
         before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
         list(loader)
-        assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+        assert before == (
+            random.getstate(),
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+        )
 
 
 class TestSplit:
@@ -251,7 +269,9 @@ class TestSplit:
         splitter = MosaicSplitter(setup(make_mosaic()), train_size=0.75, seed=1)
         together = np.sort(np.concatenate([splitter.train_idx, splitter.val_idx]))
         np.testing.assert_array_equal(together, np.arange(80))
-        assert (splitter.n_train, splitter.n_val) == (len(splitter.train_idx), len(splitter.val_idx)) == (60, 20)
+        assert (
+            (splitter.n_train, splitter.n_val) == (len(splitter.train_idx), len(splitter.val_idx)) == (60, 20)
+        )
         again = MosaicSplitter(setup(make_mosaic()), train_size=0.75, seed=1)
         np.testing.assert_array_equal(again.val_idx, splitter.val_idx)
         other = MosaicSplitter(setup(make_mosaic()), train_size=0.75, seed=2)

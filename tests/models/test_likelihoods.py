@@ -78,14 +78,20 @@ class TestMixture:
         rng = np.random.default_rng(seed)
         shape = COUNTS.shape
         background = rng.normal(0, 1, shape)
-        return background, background + rng.gamma(2, 1, shape), rng.normal(0, 1, shape), rng.normal(0, 2, shape)
+        return (
+            background,
+            background + rng.gamma(2, 1, shape),
+            rng.normal(0, 1, shape),
+            rng.normal(0, 2, shape),
+        )
 
     def test_equals_scipy(self):
         background, foreground, log_theta, logit = self.arguments()
         value = negative_binomial_mixture(tensor(COUNTS), *map(tensor, self.arguments()))
         pi = 1 / (1 + np.exp(-logit))
         expected = np.logaddexp(
-            np.log(pi) + nbinom(COUNTS, background, log_theta), np.log1p(-pi) + nbinom(COUNTS, foreground, log_theta)
+            np.log(pi) + nbinom(COUNTS, background, log_theta),
+            np.log1p(-pi) + nbinom(COUNTS, foreground, log_theta),
         )
         np.testing.assert_allclose(value, expected, rtol=1e-8)
 
@@ -94,9 +100,15 @@ class TestMixture:
         log_theta = log_theta[:1].expand(COUNTS.shape)
         for logit, log_mean in ((1e4, background), (-1e4, foreground)):
             value = negative_binomial_mixture(
-                tensor(COUNTS), background, foreground, log_theta, torch.full(COUNTS.shape, logit, dtype=torch.float64)
+                tensor(COUNTS),
+                background,
+                foreground,
+                log_theta,
+                torch.full(COUNTS.shape, logit, dtype=torch.float64),
             )
-            torch.testing.assert_close(value.sum(1), negative_binomial(to_csr(COUNTS), log_mean, log_theta[0]))
+            torch.testing.assert_close(
+                value.sum(1), negative_binomial(to_csr(COUNTS), log_mean, log_theta[0])
+            )
 
     def test_derivatives(self):
         arguments = tuple(tensor(a, True) for a in self.arguments(1))
@@ -122,7 +134,9 @@ class TestMultinomial:
         logits = np.random.default_rng(0).normal(0, 3, COUNTS.shape)
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         expected = [stats.multinomial.logpmf(x, int(x.sum()), q) for x, q in zip(COUNTS, p, strict=True)]
-        np.testing.assert_allclose(multinomial(to_csr(COUNTS), tensor(logits)), expected, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(
+            multinomial(to_csr(COUNTS), tensor(logits)), expected, rtol=1e-8, atol=1e-12
+        )
 
     def test_shifting_the_logits_changes_nothing(self, to_csr):
         logits = tensor(np.random.default_rng(1).normal(0, 3, COUNTS.shape))

@@ -40,7 +40,9 @@ class TestBound:
 
     def test_weight_of_the_divergence(self, module, batch):
         whole, without = run(module, batch)[2], run(module, batch, kl_weight=0.0)[2]
-        torch.testing.assert_close(whole.loss - without.loss, whole.kl_local["kl"].mean(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            whole.loss - without.loss, whole.kl_local["kl"].mean(), rtol=1e-3, atol=1e-4
+        )
 
     def test_training_adds_alignment_and_the_prior_of_the_peaks(self, make_model, fitted, batch):
         module = make_model(fitted.adata, dropout_rate=0.0, modality_dropout=0.0).module

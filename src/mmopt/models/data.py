@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 
 import lightning.pytorch as lightning
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from scvi.data import AnnDataManager
@@ -36,34 +37,42 @@ class Mosaic:
         return {m: np.bincount(self.batch[rows >= 0], minlength=n_batch) > 0 for m, rows in self.rows.items()}
 
 
-_READ: WeakKeyDictionary[AnnDataManager, Mosaic] = WeakKeyDictionary()
+_READ: WeakKeyDictionary[AnnDataManager, tuple[pd.Index, Mosaic]] = WeakKeyDictionary()
 
 
 def read(manager: AnnDataManager) -> Mosaic:
-    """Return the registered data as arrays, read once per manager."""
-    if manager not in _READ:
-        mdata = manager.adata
-        counts, rows = {}, {}
-        for m in MODALITIES:
-            if m not in manager.registry["field_registries"]:
-                continue
-            state = manager.get_state_registry(m)
-            if state["absent"]:
-                counts[m] = sp.csr_matrix((0, len(state["features"])), dtype=np.float32)
-                rows[m] = np.full(mdata.n_obs, -1)
-                continue
-            adata = mdata.mod[state["modality"]]
-            x = sp.csr_matrix(_checks.counts(adata, state["modality"], state["layer"]))
-            columns = adata.var_names.get_indexer(state["features"])
-            if not np.array_equal(columns, np.arange(adata.n_vars)):
-                x = x[:, columns]
-            x.sort_indices()
-            counts[m], rows[m] = x, _checks.positions(mdata, state["modality"])
-        batch = manager.get_state_registry("batch")
-        codes, found = _checks.batch_codes(mdata, batch["original_key"])
-        known = {c: i for i, c in enumerate(batch["categorical_mapping"])}
-        _READ[manager] = Mosaic(counts, rows, np.array([known[c] for c in found])[codes])
-    return _READ[manager]
+    """Return the registered data as arrays; they are read once, and again when cells came or went."""
+    mdata = manager.adata
+    names, mosaic = _READ.get(manager, (None, None))
+    if names is None or not mdata.obs_names.equals(names):
+        mosaic = _read(manager)
+        _READ[manager] = mdata.obs_names.copy(), mosaic
+    return mosaic
+
+
+def _read(manager: AnnDataManager) -> Mosaic:
+    mdata = manager.adata
+    counts, rows, there = {}, {}, {}
+    for m in MODALITIES:
+        if m not in manager.registry["field_registries"]:
+            continue
+        state = manager.get_state_registry(m)
+        if state["absent"]:
+            counts[m] = sp.csr_matrix((0, len(state["features"])), dtype=np.float32)
+            rows[m] = np.full(mdata.n_obs, -1)
+            continue
+        there[m] = state["modality"]
+        adata = mdata.mod[there[m]]
+        x = sp.csr_matrix(_checks.counts(adata, there[m], state["layer"]))
+        columns = adata.var_names.get_indexer(state["features"])
+        if not np.array_equal(columns, np.arange(adata.n_vars)):
+            x = x[:, columns]
+        x.sort_indices()
+        counts[m], rows[m] = x, _checks.positions(mdata, there[m])
+    batch = manager.get_state_registry("batch")
+    codes, found = _checks.batch_codes(mdata, batch["original_key"], there)
+    known = {c: i for i, c in enumerate(batch["categorical_mapping"])}
+    return Mosaic(counts, rows, np.array([known[c] for c in found])[codes])
 
 
 class MosaicDataset(Dataset):
@@ -100,10 +109,12 @@ class CellBatches(Sampler):
         return self.n_batches
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        # a generator: the epoch may be set after this was called
         cells = self.cells
         if self.shuffle:
             cells = np.random.default_rng(derived(self.seed, self.epoch)).permutation(cells)
-        return iter(np.array_split(cells, self.n_batches) if self.n_batches else [])
+        if self.n_batches:
+            yield from np.array_split(cells, self.n_batches)
 
 
 class MosaicLoader(DataLoader):
@@ -119,8 +130,11 @@ class MosaicLoader(DataLoader):
         **kwargs,
     ):
         dataset = MosaicDataset(read(adata_manager))
-        indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
-        self.indices = np.flatnonzero(indices) if indices.dtype == bool else indices
+        self.indices = (
+            np.arange(len(dataset)) if indices is None else cell_positions(indices, len(dataset), "indices")
+        )
+        if not len(self.indices):
+            raise ValueError("indices names no cell")
         batches = CellBatches(self.indices, batch_size, shuffle, seed)
         # torch draws a seed for workers from this generator; without one it would take it from the global generator
         super().__init__(dataset, sampler=batches, batch_size=None, generator=torch.Generator(), **kwargs)
@@ -146,7 +160,7 @@ class MosaicSplitter(lightning.LightningDataModule):
         adata_manager: AnnDataManager,
         *,
         train_size: float = 0.9,
-        held_out: np.ndarray | None = None,
+        held_out: Sequence[int] | None = None,
         batch_size: int = 128,
         seed: int = 0,
         **loader_kwargs,
@@ -159,21 +173,40 @@ class MosaicSplitter(lightning.LightningDataModule):
             loader_kwargs,
         )
         mosaic = read(adata_manager)
-        if held_out is None:
+        n_cells = len(mosaic.batch)
+        if held_out is not None:
+            held_out = cell_positions(held_out, n_cells, "held_out")
+        else:
             held_out = held_out_cells(mosaic.present, train_size, np.random.default_rng(derived(seed)))
         self.val_idx = np.unique(held_out)
-        self.train_idx = np.setdiff1d(np.arange(len(mosaic.batch)), self.val_idx)
+        self.train_idx = np.setdiff1d(np.arange(n_cells), self.val_idx)
         self.test_idx = np.array([], dtype=int)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
+        if not self.n_train:
+            raise ValueError("no cell is left to train on; hold out fewer")
 
     def train_dataloader(self) -> MosaicLoader:
         return MosaicLoader(
             self.manager, self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs
         )
 
-    def val_dataloader(self) -> MosaicLoader | None:
+    def val_dataloader(self) -> MosaicLoader | list:
         # twice the batch: no gradients are kept
-        return MosaicLoader(self.manager, self.val_idx, 2 * self.batch_size) if self.n_val else None
+        return MosaicLoader(self.manager, self.val_idx, 2 * self.batch_size) if self.n_val else []
+
+
+def cell_positions(cells: Sequence[int], n_cells: int, name: str) -> np.ndarray:
+    """Turn positions or a mask into positions, refusing cells that are not there."""
+    cells = np.asarray(cells)
+    if cells.dtype == bool and cells.shape == (n_cells,):
+        return np.flatnonzero(cells)
+    if cells.size == 0:
+        return np.array([], dtype=np.int64)
+    if cells.ndim != 1 or cells.dtype.kind not in "iu" or cells.min() < 0 or cells.max() >= n_cells:
+        raise ValueError(
+            f"{name} must hold positions of cells, integers from 0 to {n_cells - 1}, or a mask of {n_cells}"
+        )
+    return cells.astype(np.int64)
 
 
 def held_out_cells(present: np.ndarray, train_size: float, rng: np.random.Generator) -> np.ndarray:

@@ -7,9 +7,9 @@ from torch.nn.functional import dropout as torch_dropout
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     """Zero each value with probability ``rate`` (on a CPU, the nearest multiple of 1/256) and scale up the others."""
-    if x.device.type != "cpu" or not training or rate == 0:
-        return torch_dropout(x, rate, training)
     cut = round(256 * rate)
+    if x.device.type != "cpu" or not training or cut in (0, 256):
+        return torch_dropout(x, rate, training)
     words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= cut
     return x * kept * (256 / (256 - cut))

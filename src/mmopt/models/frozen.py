@@ -23,7 +23,6 @@ def frozen_loss(
     indices: Sequence[int] | None = None,
     n_cells: int = 1024,
     random_state: int = 0,
-    noise_state: int | None = None,
 ) -> tuple[dict[str, Tensor], Loss]:
     """Return the fitted parameters and a deterministic, twice differentiable function from parameters to losses.
 
@@ -37,25 +36,24 @@ def frozen_loss(
         Data; the model's own if not given.
     indices, n_cells
         Cells to use, or how many to draw: from the held-out cells first, then from all.
-    random_state, noise_state
-        Seed of the draw of cells and of the noise; a seed for the noise alone.
+    random_state
+        Seed of the draw of cells and of the noise.
 
     Returns
     -------
     Named parameters, and a function to ``{"loss": negative ELBO per cell, "<modality>": its negative log-likelihood
     per cell, "kl": …}`` of 0-d tensors; the parts sum to ``"loss"``.
     """
-    rng = np.random.default_rng(random_state)
+    mdata = model.adata if mdata is None else mdata
+    if mdata is None:
+        raise ValueError("the model has no data; give it some: `TriVI.load(path, mdata)`, or `mdata` here")
     if indices is None:
-        mdata = model.adata if mdata is None else mdata
-        held_out = model.validation_indices if mdata is model.adata else None
-        pool = rng.permutation(mdata.n_obs)
-        if held_out is not None:
-            pool = np.concatenate([rng.permutation(held_out), pool[~np.isin(pool, held_out)]])
-        indices = np.sort(pool[:n_cells])
+        indices, _ = draw_cells(model, mdata, n_cells, random_state)
+    indices = np.asarray(indices)
+    indices = np.flatnonzero(indices) if indices.dtype == bool else indices
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
     device = next(module.parameters()).device
-    generator = torch.Generator().manual_seed(random_state if noise_state is None else noise_state)
+    generator = torch.Generator().manual_seed(random_state)
     batches = []
     for tensors in model._batches(mdata, indices, 512):
         moved = torch.utils._pytree.tree_map(lambda t: t.to(device), tensors)
@@ -72,6 +70,17 @@ def frozen_loss(
         return {"loss": sum(sums.values())} | sums
 
     return {name: p.detach().clone() for name, p in model.module.named_parameters()}, loss
+
+
+def draw_cells(model: TriVI, mdata: MuData, n_cells: int, random_state: int) -> tuple[np.ndarray, int]:
+    """Draw cells, held-out ones first; gives their positions and how many of them were held out."""
+    rng = np.random.default_rng(random_state)
+    pool, held_out = rng.permutation(mdata.n_obs), model.validation_indices
+    # as many cells as in training: the same ones. Were they others, none of them would have been trained on
+    if held_out is None or len(held_out) + len(model.train_indices) != mdata.n_obs:
+        return np.sort(pool[:n_cells]), 0
+    pool = np.concatenate([rng.permutation(held_out), pool[~np.isin(pool, held_out)]])
+    return np.sort(pool[:n_cells]), min(len(held_out), n_cells)
 
 
 def threads_for(model: TriVI, n_cells: int) -> AbstractContextManager[None]:

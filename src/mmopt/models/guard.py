@@ -49,6 +49,7 @@ class FiniteGuard:
         steps = {name: float(v) for name, v in self.first_bad.items()}
         if not steps or min(steps.values()) == float("inf"):
             return
-        self.module.load_state_dict(self.saved)
+        if self.saved:
+            self.module.load_state_dict(self.saved)
         term = min(steps, key=steps.get)
         raise NonFiniteLossError(term, int(steps[term]))

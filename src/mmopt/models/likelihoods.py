@@ -6,6 +6,23 @@ from torch.nn.functional import logsigmoid, softplus
 
 from mmopt.models.sparse import Csr
 
+LARGE_DISPERSION = 30.0
+
+
+def log_rising(x: Tensor, theta: Tensor) -> Tensor:
+    """Return ``lgamma(x + theta) - lgamma(theta)``, by Stirling's series where ``theta`` is large.
+
+    There the two terms are huge and nearly equal, and their float32 difference is rounding noise.
+    """
+    small, large = theta.clamp_max(LARGE_DISPERSION), theta.clamp_min(LARGE_DISPERSION)
+    exact = torch.lgamma(x + small) - torch.lgamma(small)
+    series = (
+        (x + large - 0.5) * torch.log1p(x / large)
+        + x * (large.log() - 1)
+        + (1 / (x + large) - 1 / large) / 12
+    )
+    return torch.where(theta < LARGE_DISPERSION, exact, series)
+
 
 def negative_binomial(x: Csr, log_mean: Tensor, log_theta: Tensor) -> Tensor:
     """Log-probability of each row of counts under negative binomials of mean ``exp(log_mean)``, dispersion ``exp(log_theta)``.
@@ -25,12 +42,7 @@ def negative_binomial(x: Csr, log_mean: Tensor, log_theta: Tensor) -> Tensor:
     apart = log_mean - log_theta
     theta = log_theta.exp()
     here, theta_here = apart[x.rows, x.indices], theta[x.indices]
-    stored = (
-        torch.lgamma(x.counts + theta_here)
-        - torch.lgamma(theta)[x.indices]
-        - torch.lgamma(x.counts + 1)
-        - x.counts * softplus(-here)
-    )
+    stored = log_rising(x.counts, theta_here) - torch.lgamma(x.counts + 1) - x.counts * softplus(-here)
     return x.row_sums(stored) - (softplus(apart) @ theta)
 
 
@@ -39,7 +51,7 @@ def negative_binomial_mixture(
 ) -> Tensor:
     """Log-probability of each count under background or foreground, as for antibody-derived tags (Gayoso et al. 2021)."""
     theta = log_theta.exp()
-    shared = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    shared = log_rising(x, theta) - torch.lgamma(x + 1)
 
     def component(log_mean: Tensor) -> Tensor:
         return -theta * softplus(log_mean - log_theta) - x * softplus(log_theta - log_mean)

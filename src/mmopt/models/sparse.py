@@ -42,5 +42,7 @@ class Csr(NamedTuple):
 
     def dense(self, n_features: int) -> Tensor:
         """Return the matrix with its zeros."""
-        out = torch.zeros(len(self.indptr) - 1, n_features, device=self.counts.device)
+        out = torch.zeros(
+            len(self.indptr) - 1, n_features, device=self.counts.device, dtype=self.counts.dtype
+        )
         return out.index_put_((self.rows, self.indices), self.counts)

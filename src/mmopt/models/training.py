@@ -1,5 +1,7 @@
 """The training plan: what happens in a step, in an epoch, and what is written down of it."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from mmopt._files import atomic_path
 from mmopt._random import derived
 from mmopt.models.averaging import WeightAverage
-from mmopt.models.guard import FiniteGuard
+from mmopt.models.guard import FiniteGuard, NonFiniteLossError
 from mmopt.models.module import TriModule
 
 Creator = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -32,8 +34,11 @@ class TriTrainingPlan(lightning.LightningModule):
         parameters are averaged over the second half.
     warmup, average_decay
         See there.
-    keep_best
-        End with the parameters of the epoch with the best held-out bound instead of the last.
+    patience
+        Stop when the held-out bound has not improved for so many epochs, though not in the first half, and end with
+        the parameters that were best; ``None`` trains to the end and keeps the last.
+    half
+        The first epoch in which it may stop.
     checkpoint
         File to which everything needed to resume is written, whole or not at all, after each epoch.
     seed
@@ -48,7 +53,8 @@ class TriTrainingPlan(lightning.LightningModule):
         n_steps: int,
         warmup: float = 0.3,
         average_decay: float = 0.98,
-        keep_best: bool = True,
+        patience: int | None = None,
+        half: int = 0,
         checkpoint: Path | None = None,
         seed: int = 0,
     ):
@@ -56,11 +62,12 @@ class TriTrainingPlan(lightning.LightningModule):
         self.module = module
         self.optimizer_creator = optimizer_creator
         self.n_warmup, self.average_from = warmup * n_steps, n_steps // 2
-        self.keep_best, self.checkpoint, self.seed = keep_best, checkpoint, seed
+        self.patience, self.half, self.checkpoint, self.seed = patience, half, checkpoint, seed
+        self.description = ""  # of the run, so that a checkpoint is not taken for that of another
         self.average = WeightAverage(module, average_decay)
         self.guard = FiniteGuard(module)
         self.best: dict[str, Tensor] = {}
-        self.best_value = float("inf")
+        self.best_value, self.best_epoch = float("inf"), -1
         self.epochs: list[dict[str, float]] = []  # one row per finished epoch
         self.losses: list[Tensor] = []  # one value per step, left on the device
         self.rates: list[Tensor] = []
@@ -80,8 +87,11 @@ class TriTrainingPlan(lightning.LightningModule):
         self._sums["train"] = {}
 
     def training_step(self, batch: dict[str, Tensor], _) -> Tensor:
-        *_, out = self.module(batch, loss_kwargs={"kl_weight": self.kl_weight})
-        self.guard.watch({**out.reconstruction_loss, **out.kl_local, "total": out.loss}, self.global_step)
+        posterior, _, out = self.module(batch, loss_kwargs={"kl_weight": self.kl_weight})
+        # experts first: what is wrong in one of them is wrong in every reconstruction
+        experts = dict(zip(self.module.modalities, posterior["expert_means"], strict=True))
+        terms = {**experts, **out.reconstruction_loss, **out.kl_local, "total": out.loss}
+        self.guard.watch(terms, self.global_step)
         self._add("train", batch, out)
         self.losses.append(out.loss.detach())
         return out.loss
@@ -106,22 +116,24 @@ class TriTrainingPlan(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         means = self._log("validation")
-        # log() would reach the early stopping callback only after this hook
-        if self.keep_best and means["elbo_validation"] < self.best_value:
-            self.best_value = means["elbo_validation"]
+        if self.patience is not None and means["elbo_validation"] < self.best_value:
+            self.best_value, self.best_epoch = means["elbo_validation"], self.current_epoch
             self.best = {k: v.clone() for k, v in self.module.state_dict().items()}
         self.average.swap()
 
     def on_train_epoch_end(self) -> None:
         self.guard.check()
         row = self._log("train")
-        row |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.endswith("_validation")}
+        row |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if "validation" in k}
         self.epochs.append(row)
+        if self.patience is not None and self.current_epoch >= self.half:
+            self.trainer.should_stop = self.current_epoch - self.best_epoch >= self.patience
         if self.checkpoint is not None:
             with atomic_path(self.checkpoint) as partial:
                 self.trainer.save_checkpoint(partial)
 
-    def on_train_end(self) -> None:
+    def finish(self) -> None:
+        """Leave the module with the averaged parameters, or the best ones; also after a run that was complete before."""
         self.average.swap()
         if self.best:
             self.module.load_state_dict(self.best)
@@ -167,11 +179,16 @@ class TriTrainingPlan(lightning.LightningModule):
             "average": self.average.average,
             "best": self.best,
             "best_value": self.best_value,
+            "best_epoch": self.best_epoch,
+            "stopped": self.trainer.should_stop,
+            "description": self.description,
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["mmopt"]
-        self.epochs, self.best, self.best_value = state["epochs"], state["best"], state["best_value"]
+        self.epochs, self.best = state["epochs"], state["best"]
+        self.best_value, self.best_epoch = state["best_value"], state["best_epoch"]
+        self.trainer.should_stop = state["stopped"]
         self.losses, self.rates = list(state["losses"]), list(state["rates"])
         device = next(self.module.parameters()).device
         self.average.average = [a.to(device) for a in state["average"]]
@@ -181,11 +198,25 @@ class MosaicTrainRunner(TrainRunner):
     """Run the trainer; a checkpoint to resume from is read without unpickling anything but tensors and numbers."""
 
     def _run_training_core(self) -> None:
-        self.trainer.fit(self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path, weights_only=True)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            self.trainer.fit(
+                self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path, weights_only=True
+            )
+        except NonFiniteLossError:
+            self.model.is_trained_ = self.model.is_trained_ or bool(self.training_plan.guard.saved)
+            raise
+        except SystemExit as end:
+            # Lightning turns Ctrl-C into an exit of the interpreter and goes on ignoring Ctrl-C
+            raise KeyboardInterrupt from end
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+            self.model.module.eval()
+        self.training_plan.finish()
         self.model.train_indices = self.data_splitter.train_idx
         self.model.validation_indices = self.data_splitter.val_idx
         self.model.test_indices = self.data_splitter.test_idx
-        self.model.module.eval()
         self.model.is_trained_ = True
         self.model.to_device(self.device)
         self.model.trainer = self.trainer
