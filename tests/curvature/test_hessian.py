@@ -139,7 +139,7 @@ def test_trace_is_exact_on_a_diagonal_and_within_its_error_otherwise():
 def test_two_calls_are_equal_and_nothing_is_left_behind():
     loss_fn, params = smooth_network(torch.float32)
     before, state = {n: p.detach().clone() for n, p in params.items()}, torch.get_rng_state()
-    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    numpy_state = np.random.get_state()[1].copy()
     with torch.no_grad():  # the caller's gradient mode does not matter
         first, second = (
             (top_eigenvalues(loss_fn, params, k=2), trace(loss_fn, params, n=4)) for _ in range(2)
@@ -153,7 +153,7 @@ def test_two_calls_are_equal_and_nothing_is_left_behind():
     )
     assert first[1] == second[1]
     assert torch.equal(torch.get_rng_state(), state)
-    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+    assert (np.random.get_state()[1] == numpy_state).all()
     assert all(p.grad is None and torch.equal(p, before[n]) and p.requires_grad for n, p in params.items())
     assert trace(loss_fn, params, n=4, random_state=1) != first[1]
 

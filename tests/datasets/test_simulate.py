@@ -108,11 +108,11 @@ def test_it_survives_the_file(data, tmp_path):
 
 
 def test_no_warning_and_no_global_random_state():
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy()
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         simulate_trimodal(30, **SMALL, missing={"atac": 0.3})
-    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    np.testing.assert_array_equal(before, np.random.get_state()[1])
 
 
 @settings(max_examples=10, deadline=None)

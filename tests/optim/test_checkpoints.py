@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 
@@ -112,6 +113,12 @@ def test_amsgrad_takes_over_from_adam_with_the_moment_it_has():
     for state in other.state.values():
         assert torch.equal(state["max_exp_avg_sq"], state["exp_avg_sq"])
     go_on(other, 5, torch.Generator().manual_seed(1))
+
+
+def test_numbers_of_numpy_do_not_end_up_in_a_checkpoint():
+    rates = np.logspace(-4, -2, 3)
+    optimizer, _ = trained(ASGDAdam, lr=rates[1], alpha_max=np.float32(0.5), switch_interval=np.int64(3))
+    assert through_a_file(optimizer.state_dict())["param_groups"][0]["lr"] == rates[1]
 
 
 def test_named_parameters_keep_their_names():

@@ -131,7 +131,7 @@ REFUSED = {
     "eps": [-1e-8, float("nan"), None],
     "weight_decay": [-0.1],
     "switch_interval": [0, 2.5, True],
-    "alpha_min": [0.0, -1.0, float("nan")],
+    "alpha_min": [0.0, -1.0, float("nan"), "small"],
     "alpha_max": [1e-5, 0.0, float("inf")],
     "switch_rule": ["sign", None],
     "switch_factor": [1.0, 0.5],

@@ -5,7 +5,8 @@ import pytest
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
-from mmopt.tl._compare_optimizers import summarise
+from mmopt.optim import available_rivals
+from mmopt.tl._compare_optimizers import _with_target, summarise
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,80 @@ def test_a_run_that_diverges_is_a_row(toy_source):
     assert np.isinf(summary.loc["sgd", "elbo"])
 
 
+def test_curves_have_every_evaluation_and_its_cost(compared):
+    mdata, runs = compared
+    curves = mdata.uns["optimizer_comparison"]["curves"]
+    for _, one in curves.groupby(["optimizer", "lr", "seed"]):
+        # 240 cells to train on, two batches of at most 128
+        assert list(one["step"]) == [2, 4]
+        assert 0 < one["seconds"].iloc[0] < one["seconds"].iloc[1]
+    last = curves[curves["epoch"] == 1].set_index(["optimizer", "lr", "seed"])["elbo_validation"]
+    assert last.to_dict() == runs.set_index(["optimizer", "lr", "seed"])["elbo"].to_dict()
+    assert (runs["n_steps"] == 4).all()
+
+
+def test_tuned_adam_reaches_its_own_final_bound(compared):
+    mdata, runs = compared
+    summary = mdata.uns["optimizer_comparison"]["summary"].set_index("optimizer")
+    tuned = runs[(runs["optimizer"] == "adam") & (runs["lr"] == summary.loc["adam", "lr"])]
+    assert (tuned["steps_to_target"] <= tuned["n_steps"]).all()
+    assert summary.loc["adam", "n_reached"] == 2
+    assert (
+        (runs["seconds_to_target"] <= runs["seconds"])
+        .where(np.isfinite(runs["seconds_to_target"]), True)
+        .all()
+    )
+
+
+def test_settings_are_equal_and_written_down(compared):
+    mdata, runs = compared
+    params = mdata.uns["optimizer_comparison"]["params"]
+    assert params["optimizers"]["adam"] == params["optimizers"]["asgdadam"]
+    assert params["optimizers"]["adam"] == "{'eps': 1e-08, 'weight_decay': 0.0, 'fused': True}"
+    assert set(runs["implementation"]) == {"fused"}
+    np.testing.assert_array_equal(params["lr_grid"]["adam"], [1e-3, 1e-2])
+    assert params["reference"] == "adam"
+
+
+def test_an_optimizer_may_have_its_own_grid_and_arguments(toy_source):
+    mdata = toy_source[toy_source.obs_names[:150]].copy()
+    runs = mm.tl.compare_optimizers(
+        mdata,
+        ("padam", "sgd"),
+        lr_grid={"padam": (0.1,), "sgd": (1e-6,)},
+        seeds=(0,),
+        optimizer_kwargs={"sgd": {"foreach": False}, "padam": {"partial": 0.125}},
+        max_epochs=1,
+        accelerator="cpu",
+        progress_bar=False,
+    )
+    assert dict(zip(runs["optimizer"], runs["lr"], strict=True)) == {"padam": 0.1, "sgd": 1e-6}
+    assert set(runs["implementation"]) == {"own"}
+    comparison = mdata.uns["optimizer_comparison"]
+    assert comparison["params"]["reference"] == "padam"
+    assert "0.125" in comparison["params"]["optimizers"]["padam"]
+    assert list(comparison["summary"]["verdict"]) == ["reference", "one seed"]
+
+
+@pytest.mark.parametrize("name", ["adabelief", "adan", "lion", "prodigy", "radam", "schedulefree", "soap"])
+def test_rivals(toy_source, name):
+    if name not in available_rivals():
+        pytest.skip(f"{name} needs the package pytorch-optimizer")
+    mdata = toy_source[toy_source.obs_names[:150]].copy()
+    runs = mm.tl.compare_optimizers(
+        mdata,
+        (name, "adam"),
+        lr_grid=(1e-3,),
+        seeds=(0,),
+        max_epochs=2,
+        accelerator="cpu",
+        progress_bar=False,
+    )
+    assert (runs["status"] == "ok").all()
+    assert runs["elbo"].nunique() == 2
+    assert runs["lr"][0] == (1.0 if name == "prodigy" else 1e-3)
+
+
 def made_up(**elbo):
     """Runs at one learning rate; a list of bounds, one per seed, for each optimizer."""
     return pd.DataFrame(
@@ -120,7 +195,10 @@ def test_an_optimizer_that_always_diverges_is_no_tie():
 
 def test_best_rate_and_regret():
     runs = pd.concat(
-        [made_up(adam=[10.0, 12.0], other=[11.0, 13.0]), made_up(adam=[20.0, 22.0], other=[10.0, 12.0]).assign(lr=1e-2)]
+        [
+            made_up(adam=[10.0, 12.0], other=[11.0, 13.0]),
+            made_up(adam=[20.0, 22.0], other=[10.0, 12.0]).assign(lr=1e-2),
+        ]
     )
     summary = summarise(runs).set_index("optimizer")
     assert summary["lr"].to_dict() == {"adam": 1e-3, "other": 1e-2}
@@ -130,9 +208,66 @@ def test_best_rate_and_regret():
     assert summary.loc["other", "verdict"] == "tie"
 
 
-def test_refuses_an_empty_grid(toy_source):
-    with pytest.raises(ValueError, match="lr_grid"):
-        mm.tl.compare_optimizers(toy_source, lr_grid=())
+def test_steps_to_the_target_count_to_the_first_evaluation_below_it():
+    runs = made_up(adam=[10.0, 10.0], other=[9.0, 12.0])
+    path = {
+        ("adam", 0): [30.0, 20.0, 10.0],
+        ("adam", 1): [30.0, 9.0, 10.0],
+        ("other", 0): [20.0, 9.5, 9.0],
+        ("other", 1): [20.0, 13.0, 12.0],
+    }
+    curves = pd.concat(
+        pd.DataFrame({"elbo_validation": v, "step": [5, 10, 15], "seconds": [0.5, 1.0, 1.5]}).assign(
+            optimizer=name, lr=1e-3, seed=seed
+        )
+        for (name, seed), v in path.items()
+    )
+    found = _with_target(runs, curves, "adam").set_index(["optimizer", "seed"])
+    assert found["steps_to_target"].to_dict() == {
+        ("adam", 0): 15,
+        ("adam", 1): 10,
+        ("other", 0): 10,
+        ("other", 1): np.inf,
+    }
+    assert found.loc[("other", 0), "seconds_to_target"] == 1.0
+    summary = summarise(found.reset_index()).set_index("optimizer")
+    assert summary["n_reached"].to_dict() == {"adam": 2, "other": 1}
+    assert summary["steps_to_target"].to_dict() == {"adam": 12.5, "other": np.inf}
+
+
+def test_a_reference_that_diverged_sets_no_target():
+    runs = made_up(adam=[np.nan, 10.0], other=[9.0, 9.0])
+    runs.loc[0, "status"] = "diverged"
+    curves = runs.rename(columns={"elbo": "elbo_validation"}).assign(step=5, seconds=0.5).drop(index=0)
+    found = _with_target(runs, curves, "adam").set_index(["optimizer", "seed"])["steps_to_target"]
+    assert np.isnan(found[("adam", 0)]) and np.isnan(found[("other", 0)])
+    assert found[("adam", 1)] == found[("other", 1)] == 5
+
+
+def test_trials_and_edges_are_counted():
+    runs = pd.concat(
+        [made_up(adam=[10.0, 12.0]).assign(lr=lr) for lr in (1e-4, 1e-3, 1e-2)], ignore_index=True
+    )
+    runs["elbo"] += runs["lr"] * 100
+    runs.loc[5, "status"] = "diverged"
+    row = summarise(runs).iloc[0]
+    assert (row["lr"], row["n_trials"], row["n_diverged"], row["at_edge"]) == (1e-4, 6, 1, True)
+    runs["elbo"] += (runs["lr"] != 1e-3) * 10
+    assert not summarise(runs).iloc[0]["at_edge"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ((), "lr_grid"),
+        ({"adam": (1e-3,), "sgd": (1e-3, 1e-2)}, "as many learning rates"),
+        ({"adam": (1e-3,)}, "as many learning rates"),
+        ({"lion": (1e-3,)}, r"rates for \['lion'\], which are not among"),
+    ],
+)
+def test_refuses_uneven_grids(toy_source, grid, message):
+    with pytest.raises(ValueError, match=message):
+        mm.tl.compare_optimizers(toy_source, ("adam", "sgd"), lr_grid=grid)
 
 
 def test_refuses_an_unknown_optimizer(toy_source):

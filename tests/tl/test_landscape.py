@@ -1,9 +1,12 @@
+import mudata
 import numpy as np
 import pytest
 import torch
 
 import mmopt as mm
+from mmopt._compat import override_pull_on_update
 from mmopt.models.frozen import frozen_loss
+from mmopt.models.trajectory import RecordParameters
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,14 @@ def test_two_calls_agree_bit_for_bit(seen):
 def test_hessian_directions_curve_more_than_random_ones(seen):
     mdata, model = seen
     mm.tl.landscape(
-        mdata, model, directions="hessian", span=0.02, n_points=3, n_cells=60, key_added="sharp", progress_bar=False
+        mdata,
+        model,
+        directions="hessian",
+        span=0.02,
+        n_points=3,
+        n_cells=60,
+        key_added="sharp",
+        progress_bar=False,
     )
     mm.tl.landscape(mdata, model, span=0.02, n_points=3, n_cells=60, key_added="plain", progress_bar=False)
 
@@ -59,9 +69,146 @@ def test_hessian_directions_curve_more_than_random_ones(seen):
     assert first >= second
 
 
+SMALL = {"n_points": 5, "n_cells": 60, "progress_bar": False}
+PARTS = ("rna", "atac", "prot", "kl")
+
+
+@pytest.fixture(scope="module")
+def runs(toy_source):
+    """Two fits from the same start by different optimizers, the first recorded."""
+    mdata = toy_source[toy_source.obs_names[:300]].copy()
+    recorder = RecordParameters()
+    train = {"batch_key": "donor", "max_epochs": 6, "accelerator": "cpu", "progress_bar": False}
+    model = mm.tl.integrate(mdata, **train, callbacks=[recorder])
+    other = mm.tl.integrate(mdata, **train, optimizer="adam", lr=1e-2)
+    return mdata, model, other, recorder
+
+
+def at(model, mdata, parameters=None):
+    """Loss of the model, or of other parameters in it."""
+    fit, loss = frozen_loss(model, mdata, n_cells=60)
+    with torch.no_grad():
+        return {key: float(value) for key, value in loss(parameters or fit).items()}
+
+
+def test_lines_are_a_band_through_the_fit(runs):
+    mdata, model, *_ = runs
+    mm.tl.landscape(mdata, model, n_dimensions=1, n_repeats=3, key_added="lines", **SMALL)
+    slot, fit = mdata.uns["lines"], at(model, mdata)
+    assert "y" not in slot
+    assert slot["x"][2] == 0
+    for key, value in fit.items():
+        found = slot["loss" if key == "loss" else f"loss_{key}"]
+        assert found.shape == (3, 5)
+        np.testing.assert_array_equal(found[:, 2], value)
+    assert len(np.unique(slot["loss"][:, 0])) == 3
+    assert slot["params"]["n_forwards"] == 15
+    assert slot["params"]["n_held_out"] == len(model.validation_indices) < 60
+
+
+def test_a_line_and_a_plane_share_their_first_direction(runs):
+    mdata, model, *_ = runs
+    mm.tl.landscape(mdata, model, n_dimensions=1, n_repeats=1, key_added="line", **SMALL)
+    mm.tl.landscape(mdata, model, key_added="plane", **SMALL)
+    np.testing.assert_array_equal(mdata.uns["line"]["loss"][0], mdata.uns["plane"]["loss"][2])
+
+
+@pytest.mark.parametrize("n_dimensions", [1, 2])
+def test_the_trajectory_lies_in_its_plane_and_ends_at_the_fit(runs, n_dimensions):
+    mdata, model, _, recorder = runs
+    how = {"directions": "trajectory", "trajectory": recorder, "n_dimensions": n_dimensions}
+    mm.tl.landscape(mdata, model, **how, key_added="run", **SMALL)
+    slot = mdata.uns["run"]
+    run = slot["trajectory"]
+    assert run.shape == (len(recorder.snapshots) + 1, n_dimensions)
+    np.testing.assert_array_equal(run[-1], 0)
+    for name, coordinates in zip("xy", run.T, strict=False):
+        assert slot[name].min() < coordinates.min() and coordinates.max() < slot[name].max()
+    here = tuple(int(np.flatnonzero(slot[name] == 0)[0]) for name in ("x", "y")[:n_dimensions])
+    assert slot["loss"][here[::-1] if n_dimensions == 2 else (0, *here)] == at(model, mdata)["loss"]
+    variance, null = slot["explained_variance"], slot["null_explained_variance"]
+    assert variance.shape == null.shape == (n_dimensions,)
+    assert 0.2 < null[0] < 1
+    # the start is where the path begins, in units of the parameters
+    fit = dict(model.module.named_parameters())
+    start = recorder.snapshots[0]
+    away = sum(float((start[n] - p).detach().square().sum()) for n, p in fit.items()) ** 0.5
+    assert 0.5 * away < np.linalg.norm(run[0]) <= 1.0001 * away
+
+
+def test_the_path_joins_two_fits(runs):
+    mdata, model, other, _ = runs
+    mm.tl.landscape(mdata, model, other=other, key_added="path", **SMALL)
+    slot = mdata.uns["path"]
+    ends = at(model, mdata), at(other, mdata)
+    for end, place in zip(ends, (0, -1), strict=True):
+        for key, value in end.items():
+            assert slot["loss" if key == "loss" else f"loss_{key}"][place] == value
+    loss = slot["loss"]
+    assert slot["barrier"]["loss"] == loss.max() - max(loss[0], loss[-1])
+    assert set(slot["barrier"]) == set(slot["excess"]) == {"loss", *PARTS}
+    assert slot["directions"] == "path"
+    middle = {
+        n: (p + dict(other.module.named_parameters())[n]).detach() / 2
+        for n, p in model.module.named_parameters()
+    }
+    assert loss[2] == pytest.approx(at(model, mdata, middle)["loss"], rel=1e-6)
+
+
+def test_every_kind_survives_a_file_and_can_be_drawn(runs, tmp_path):
+    mdata, model, other, recorder = runs
+    kinds = {
+        "a": {"n_dimensions": 1},
+        "b": {"directions": "trajectory", "trajectory": recorder},
+        "c": {"other": other},
+        "d": {"directions": "hessian", "n_dimensions": 1},
+    }
+    for key, kind in kinds.items():
+        mm.tl.landscape(mdata, model, **kind, key_added=key, **SMALL)
+    with override_pull_on_update():
+        mdata.write_h5mu(tmp_path / "fit.h5mu")
+        again = mudata.read_h5mu(tmp_path / "fit.h5mu")
+    for key in kinds:
+        slot, found = mdata.uns[key], again.uns[key]
+        assert set(slot) == set(found)
+        for name, value in slot.items():
+            if isinstance(value, np.ndarray):
+                np.testing.assert_array_equal(value, found[name])
+        mm.pl.landscape(again, key=key, show=False)
+
+
+def test_a_fit_of_other_data_is_refused(runs, fitted):
+    mdata, model, *_ = runs
+    with pytest.raises(ValueError, match="made with different data"):
+        mm.tl.landscape(mdata, model, other=fitted[1])
+
+
+def test_a_run_of_another_architecture_is_refused(runs):
+    mdata, model, _, recorder = runs
+    run = [{"w": torch.zeros(1)}, *recorder.snapshots]
+    with pytest.raises(ValueError, match="different architectures"):
+        mm.tl.landscape(mdata, model, directions="trajectory", trajectory=run)
+
+
+def test_what_does_not_go_together(runs):
+    mdata, model, other, recorder = runs
+    with pytest.raises(ValueError, match="RecordParameters"):
+        mm.tl.landscape(mdata, model, directions="trajectory")
+    with pytest.raises(ValueError, match="go together"):
+        mm.tl.landscape(mdata, model, trajectory=recorder)
+    with pytest.raises(ValueError, match="no directions='hessian'"):
+        mm.tl.landscape(mdata, model, other=other, directions="hessian")
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"directions": "up"}, "random"), ({"n_points": 2}, "n_points"), ({"span": 0}, "span")],
+    [
+        ({"directions": "up"}, "random"),
+        ({"n_points": 2}, "n_points"),
+        ({"span": 0}, "span"),
+        ({"n_dimensions": 3}, "n_dimensions"),
+        ({"n_repeats": 0}, "n_repeats"),
+    ],
 )
 def test_refusals(fitted, kwargs, message):
     mdata, model = fitted

@@ -49,9 +49,7 @@ class Files:
         )
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike, mdata: MuData | None = None, *, accelerator: str = "auto"
-    ) -> Self:
+    def load(cls, path: str | os.PathLike, mdata: MuData | None = None, *, accelerator: str = "auto") -> Self:
         """Read a model from a file; nothing in a file is ever executed.
 
         Parameters

@@ -51,47 +51,44 @@ def agreement(
     Tensor of shape (2,): S in [-1, 1], and 1 if any coordinate had a non-zero finite vote, else 0.
     """
     stride = _stride(sum(g.numel() for g in gradients), max_votes)
-    heard = [_hear(tensors, turn, stride) for tensors in (gradients, momenta, parameters) if tensors]
-    agree, votes, size = 0.0, 0.0, 0
-    for weight, gradient, momentum, *parameter in zip((1, stride), *heard, strict=False):
-        if maximize:
-            gradient = gradient.neg_()
-        if parameter:
-            gradient = gradient.add_(parameter[0], alpha=weight_decay)
-        # signs first: the product of two small numbers is zero, and zero times infinity is not a number
-        vote = gradient.sign_() * momentum.sign_()
-        sums = torch.promote_types(vote.dtype, torch.float32)
-        agree = agree + weight * vote.sum(dtype=sums)
-        votes = votes + vote.abs_().sum(dtype=sums)
-        size += weight * vote.numel()
-    return torch.stack([agree / max(size, 1), (votes > 0).to(agree.dtype)])
+    gradient, whole = _hear(gradients, turn, stride)
+    momentum, _ = _hear(momenta, turn, stride)
+    if maximize:
+        gradient.neg_()
+    if parameters:
+        gradient.add_(_hear(parameters, turn, stride)[0], alpha=weight_decay)
+    # signs first: the product of two small numbers is zero, and zero times infinity is not a number
+    vote = gradient.sign_().mul_(momentum.sign_())
+    size, dtype = vote.numel(), torch.promote_types(vote.dtype, torch.float32)
+    agree = vote[:whole].sum(dtype=dtype)
+    if whole < size:
+        agree = agree.add(vote[whole:].sum(dtype=dtype), alpha=stride)
+        size = whole + stride * (size - whole)
+    return torch.stack([agree / max(size, 1), vote.abs_().sum(dtype=dtype).clamp(max=1)])
 
 
-def _hear(tensors: Sequence[Tensor], turn: int | Tensor, stride: int) -> list[Tensor]:
-    """Copy of the coordinates that vote: those of the tensors heard in full, then (if any) those of the sampled."""
+def _hear(tensors: Sequence[Tensor], turn: int | Tensor, stride: int) -> tuple[Tensor, int]:
+    """Copy of the coordinates that vote, and how many of them (the first ones) are of tensors heard in full."""
     flat = [torch.view_as_real(x).reshape(-1) if x.is_complex() else x.reshape(-1) for x in tensors]
-    if stride == 1:
-        return [_join(flat)]
-    large = [x.numel() >= stride * BLOCK for x in flat]
-    whole = [x for x, sampled in zip(flat, large, strict=True) if not sampled]
-    part = [_blocks(x, turn, stride) for x, sampled in zip(flat, large, strict=True) if sampled]
-    return [_join(pieces).view(-1) for pieces in (whole or [flat[0][:0]], part) if pieces]
-
-
-def _join(pieces: list[Tensor]) -> Tensor:
-    """One tensor of all pieces, on the device of the first (a model may be spread over several)."""
-    device = pieces[0].device
-    return torch.cat([x if x.device == device else x.to(device, non_blocking=True) for x in pieces])
+    whole, part = flat, []
+    if stride > 1:
+        whole = [x for x in flat if x.numel() < stride * BLOCK]
+        part = [_blocks(x, turn, stride) for x in flat if x.numel() >= stride * BLOCK]
+    device = flat[0].device  # a model may be spread over several
+    pieces = [x if x.device == device else x.to(device, non_blocking=True) for x in whole + part]
+    return torch.cat(pieces), sum(x.numel() for x in whole)
 
 
 def _blocks(flat: Tensor, turn: int | Tensor, stride: int) -> Tensor:
-    """Every ``stride``-th block of a flat tensor, (n, BLOCK); the first one depends on the turn."""
+    """Every ``stride``-th block of a flat tensor, flat again; the first one depends on the turn."""
     rows = flat.numel() // BLOCK
     blocks, n = flat[: rows * BLOCK].view(rows, BLOCK), rows // stride
     first = turn % stride + turn // stride % (rows % stride + 1)
     if isinstance(first, Tensor):
-        return blocks.index_select(0, first + torch.arange(0, n * stride, stride, device=flat.device))
-    return blocks[first : first + (n - 1) * stride + 1 : stride]
+        return blocks.index_select(0, first + torch.arange(0, n * stride, stride, device=flat.device)).view(
+            -1
+        )
+    return blocks[first : first + (n - 1) * stride + 1 : stride].reshape(-1)
 
 
 @cache

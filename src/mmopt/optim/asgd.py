@@ -1,7 +1,7 @@
 """Adam and AMSGrad whose base rate moves between two bounds, by the agreement of gradient and momentum."""
 
-import warnings
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,12 +12,9 @@ from torch.optim.adamw import adamw
 
 from . import controller
 from .agreement import agreement
-from .options import PUBLISHED, asgd_checks, refuse
+from .implementation import choose_implementation
+from .options import PUBLISHED, asgd_checks, refuse, warn_of_rate
 from .published import published_step
-
-FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-GRAPH_DEVICES = ("cuda", "xpu")
-DOCUMENTATION = "https://mmopt.readthedocs.io/en/latest/optimizers.html"
 
 
 class ASGDAdam(Optimizer):
@@ -145,18 +142,22 @@ class ASGDAdam(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with a controller of its own, checked like the constructor's arguments."""
-        complete = {**self.defaults, **param_group}
+        complete = {
+            # a NumPy number in a checkpoint could not be read back with weights_only=True
+            name: value.item() if isinstance(value, Real) and hasattr(value, "item") else value
+            for name, value in {**self.defaults, **param_group}.items()
+        }
         refuse(type(self).__name__, complete, asgd_checks(complete))
-        super().add_param_group(param_group)
+        super().add_param_group(complete)
         group = self.param_groups[-1]
         try:
-            _choose_implementation(group)
+            choose_implementation(group)
         except ValueError:
             self.param_groups.pop()
             raise
         group["amsgrad"] = self._amsgrad
         controller.start(group)
-        _warn(group)
+        warn_of_rate(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -198,11 +199,11 @@ class ASGDAdam(Optimizer):
         return self._read("alpha")
 
     def base_rates(self) -> list[Tensor]:
-        """Return the base rates A, always within their bounds: one 0-dim tensor per controller, see :meth:`alphas`."""
+        """Return the base rates A, always within their bounds: one tensor each, see :meth:`alphas`."""
         return self._read("base_rate")
 
     def agreements(self) -> list[Tensor]:
-        """Return the mean votes S of the last whole window (NaN before): one 0-dim tensor per controller, see :meth:`alphas`."""
+        """Return the mean votes S of the last whole window, NaN before it: one tensor each, see :meth:`alphas`."""
         return self._read("agreement")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -276,7 +277,7 @@ class ASGDAdam(Optimizer):
             maximize=group["maximize"],
             weight_decay=coupled,
             parameters=params if coupled else (),
-        ).to(group["votes"].dtype)
+        )
 
     def _adam(self, params: list[Tensor], lr: float | Tensor, group: dict[str, Any]) -> None:
         states = [self.state[p] for p in params]
@@ -319,53 +320,3 @@ class ASGDAMSGrad(ASGDAdam):
     """
 
     _amsgrad = True
-
-
-def _choose_implementation(group: dict[str, Any]) -> None:
-    """Settle on one of torch's implementations, and refuse parameters that it, or the vote, cannot serve."""
-    adapts = group["switch_rule"] != "none"
-    for p in group["params"]:
-        # DTensor (FSDP2, tensor parallel), and the original or flattened parameters of FSDP1
-        if adapts and (hasattr(p, "device_mesh") or getattr(p, "_fsdp_flattened", False)):
-            raise ValueError(
-                "Parameters sharded over processes are not supported: each process would hear other coordinates and "
-                "the base rates would drift apart. Use DistributedDataParallel, or switch_rule='none'."
-            )
-    devices = {p.device.type for p in group["params"]}
-    fusable = devices <= set(FUSED_DEVICES) and all(p.is_floating_point() for p in group["params"])
-    if group["fused"] and not fusable:
-        raise ValueError(
-            f"fused=True needs real floating-point parameters on one of {', '.join(FUSED_DEVICES)}; "
-            "leave fused out to take the fastest implementation there is."
-        )
-    if group["fused"] is None and group["foreach"] is None and fusable:
-        group["fused"] = True
-    if group["fused"]:
-        return
-    if group["capturable"] and not devices <= set(GRAPH_DEVICES):
-        raise ValueError(
-            f"capturable=True needs parameters on one of {', '.join(GRAPH_DEVICES)}, or fused=True; "
-            f"these are on {', '.join(sorted(devices))}."
-        )
-    if adapts and devices and devices <= set(GRAPH_DEVICES):
-        # the only unfused form that takes the rate as a tensor and so does not wait for the device
-        group["capturable"] = True
-
-
-def _warn(group: dict[str, Any]) -> None:
-    """Tell the user of a rate that will not be used as given."""
-    rule, low, high = group["switch_rule"], group["alpha_min"], group["alpha_max"]
-    message = None
-    if rule in PUBLISHED:
-        message = (
-            f"switch_rule={rule!r} reproduces a published rule that does not adapt the rate (it selects alpha_max "
-            f"{'always' if rule == 'published' else 'once H is warm'}) and ignores `lr`; see {DOCUMENTATION}."
-        )
-    elif rule != "none" and not low <= float(group["lr"]) <= high:
-        message = (
-            f"lr={float(group['lr']):g} lies outside [alpha_min, alpha_max] = [{low:g}, {high:g}] and is clipped to it; "
-            "widen the bounds to start there."
-        )
-    if message:
-        # the caller of the constructor: add_param_group and torch's constructor lie between
-        warnings.warn(message, UserWarning, stacklevel=5)

@@ -79,4 +79,4 @@ def effective(group: Group) -> Tensor:
         warm = (group["t"].to(group["alpha"].dtype) / max(group["warmup_steps"], 1)).clamp(max=1)
     else:
         warm = min(1.0, group["t"] / max(group["warmup_steps"], 1))
-    return group["alpha"].copy_(group["base_rate"] * scale * warm)
+    return torch.mul(group["base_rate"], scale * warm, out=group["alpha"])

@@ -1,5 +1,6 @@
 """What an optimizer of this package accepts, checked for every parameter group."""
 
+import warnings
 from collections.abc import Iterable
 from math import isfinite
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 RULES = ("agreement", "switch", "published", "published_sc", "none")
 PUBLISHED = ("published", "published_sc")
 SCOPES = ("group", "tensor")
+DOCUMENTATION = "https://mmopt.readthedocs.io/en/latest/optimizers.html"
 
 Check = tuple[str, bool, str]
 
@@ -61,7 +63,11 @@ def asgd_checks(group: dict[str, Any]) -> list[Check]:
         ("switch_interval", _whole(group["switch_interval"], 1), "a whole number of steps >= 1"),
         ("alpha_min", _number(low, 0) and low > 0, "a finite number > 0"),
         ("alpha_max", _number(high, 0) and high > 0, "a finite number > 0"),
-        ("alpha_max", low <= high, f"a number >= alpha_min, which is {low!r}"),
+        (
+            "alpha_max",
+            not (_number(low, 0) and _number(high, 0)) or low <= high,
+            f"a number >= alpha_min, which is {low!r}",
+        ),
         (
             "switch_factor",
             _number(group["switch_factor"], 1) and group["switch_factor"] > 1,
@@ -85,3 +91,22 @@ def asgd_checks(group: dict[str, Any]) -> list[Check]:
 
 def _pair_of_positives(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(_number(v, 0) and v > 0 for v in value)
+
+
+def warn_of_rate(group: dict[str, Any]) -> None:
+    """Tell the user of a rate that will not be used as given."""
+    rule, low, high = group["switch_rule"], group["alpha_min"], group["alpha_max"]
+    message = None
+    if rule in PUBLISHED:
+        message = (
+            f"switch_rule={rule!r} reproduces a published rule that does not adapt the rate (it selects alpha_max "
+            f"{'always' if rule == 'published' else 'once H is warm'}) and ignores `lr`; see {DOCUMENTATION}."
+        )
+    elif rule != "none" and not low <= float(group["lr"]) <= high:
+        message = (
+            f"lr={float(group['lr']):g} lies outside [alpha_min, alpha_max] = [{low:g}, {high:g}] and is clipped to it; "
+            "widen the bounds to start there."
+        )
+    if message:
+        # the caller of the constructor: add_param_group and torch's constructor lie between
+        warnings.warn(message, UserWarning, stacklevel=5)

@@ -12,7 +12,7 @@ The slot, ``mdata.uns["landscape"]``, holds arrays, strings, numbers and dicts o
 ``trajectory``             optional ``(k, 2)``: checkpoints in the plane, in the order of training
 ``explained_variance``     optional ``(2,)``, with ``null_explained_variance`` ``(2,)`` for a random walk
 ``hessian_eigenvalues``    optional ``(2,)`` (``(1,)`` for lines)
-``barrier``                optional, ``"loss"`` or a part to the height of the barrier on a path
+``barrier``                for a path: ``"loss"`` or a part to the height of the barrier
 ========================== ============================================================================================
 """
 
@@ -107,7 +107,7 @@ def landscape(
     with style(ax) as scale:
         ax = _axes(kind) if own else ax
         if kind == "line":
-            _lines(ax, slot, parts)
+            _lines(ax, slot, parts, scale)
         else:
             ((part, values),) = parts.items()
             (_contour if kind == "contour" else _surface)(ax, slot, _relief(values), scale)
@@ -119,7 +119,7 @@ def _axes(kind: str) -> Axes:
     if kind != "surface":
         return plt.subplots(figsize=(COLUMN, 2.4 if kind == "line" else 2.9), layout="constrained")[1]
     # no layout engine knows where the labels of 3-D axes end
-    return plt.figure(figsize=(COLUMN, 3.4)).add_axes((-0.05, 0.07, 1.0, 0.86), projection="3d")
+    return plt.figure(figsize=(COLUMN, 3.45)).add_axes((-0.05, 0.09, 1.0, 0.85), projection="3d")
 
 
 def _parts(slot: Mapping[str, Any], key: str, modality: str | Sequence[str] | None) -> dict[str, np.ndarray]:
@@ -168,7 +168,7 @@ def _labels(slot: Mapping[str, Any]) -> tuple[str, str]:
     return names[0], names[-1]
 
 
-def _lines(ax: Axes, slot: Mapping[str, Any], parts: dict[str, np.ndarray]) -> None:
+def _lines(ax: Axes, slot: Mapping[str, Any], parts: dict[str, np.ndarray], scale: float) -> None:
     x, (x_label, y_label) = np.asarray(slot["x"], float), _labels(slot)
     if "y" in slot:
         y = np.asarray(slot["y"], float)
@@ -186,13 +186,18 @@ def _lines(ax: Axes, slot: Mapping[str, Any], parts: dict[str, np.ndarray]) -> N
         if len(values) > 1:
             band = values.min(axis=0), values.max(axis=0)
             ax.fill_between(at, *band, color=line.get_color(), alpha=0.2, linewidth=0)
-    ax.set(xlabel=x_label, ylabel="Loss above the fit" if len(parts) > 1 else NAMES.get(part, part))
+    path = slot["directions"] == "path"
+    above = f"Loss above the {'first ' if path else ''}fit"
+    ax.set(xlabel=x_label, ylabel=above if len(parts) > 1 else NAMES.get(part, part))
     if len(parts) > 1:
-        ax.legend(*(found[: len(parts)] for found in ax.get_legend_handles_labels()))
-    elif len(values) > 1:
-        ax.set_title(f"Median and range of {len(values)} directions")
-    elif "barrier" in slot and part in slot["barrier"]:
+        entries = (found[: len(parts)] for found in ax.get_legend_handles_labels())
+        ax.legend(*entries, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
+    elif path:
         _barrier(ax, x, values[0], slot["barrier"][part])
+    else:
+        ax.plot(0, np.median(values[:, np.abs(at).argmin()]), **_star(scale))
+        if len(values) > 1:
+            ax.set_title(f"Median and range of {len(values)} directions")
 
 
 def _barrier(ax: Axes, x: np.ndarray, loss: np.ndarray, height: float) -> None:
@@ -311,7 +316,8 @@ def _surface(ax: Axes, slot: Mapping[str, Any], relief: _Relief, scale: float) -
         axis.set_major_locator(MaxNLocator(5, prune="both"))
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.pane.set_visible(False)
-        axis.labelpad = 17 * scale - 21  # added to matplotlib's fixed 21 points
+        lines = axis.label.get_text().count("\n") + 1
+        axis.labelpad = (13 + 4 * lines) * scale - 21  # added to matplotlib's fixed 21 points
     ax.tick_params(pad=6 * scale - 8)
 
 

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_compare_optimizers": ["compare_optimizers"],
+        "_curvature": ["curvature"],
         "_integrate": ["integrate"],
         "_landscape": ["landscape"],
     },

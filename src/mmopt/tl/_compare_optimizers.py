@@ -2,31 +2,39 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from mmopt import _checks, _keys
+from mmopt import _checks, _keys, optim
 from mmopt._compat import versions
 from mmopt._progress import progress
 from mmopt._random import derived
 from mmopt.models import NonFiniteLossError, TriVI
+from mmopt.models.clock import Clock
 from mmopt.models.data import held_out_cells, read
+from mmopt.models.own_average import EvaluateOwnAverage
 from mmopt.tl._held_out import baseline_scores, held_out_scores
 
 DEFAULT = ("adam", "amsgrad", "padam", "sgd", "asgdadam", "asgdamsgrad")
 REFERENCE = "adam"
+LR_GRID = (1e-4, 1e-3, 1e-2)
+IMPLEMENTATIONS = ("fused", "foreach")  # the first that an optimizer has
+TO_TARGET = ["steps_to_target", "seconds_to_target"]
+LR_SCALE = {"prodigy": 1000.0}  # its rate multiplies an estimate of its own, and is usually 1
 
 
 def compare_optimizers(
     mdata: MuData,
     optimizers: Sequence[str] = DEFAULT,
     *,
-    lr_grid: Sequence[float] = (1e-4, 1e-3, 1e-2),
+    lr_grid: Sequence[float] | Mapping[str, Sequence[float]] = LR_GRID,
     seeds: Sequence[int] = (0, 1, 2),
+    reference: str = REFERENCE,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
     optimizer_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
     label_key: str | None = None,
     rna: str | None = None,
@@ -46,17 +54,27 @@ def compare_optimizers(
 ) -> pd.DataFrame:
     """Train the model with every optimizer, learning rate and seed, and score held-out cells.
 
-    Every optimizer gets the same number of runs. A seed fixes the held-out cells, the starting weights, the order of
-    the cells and the noise of the bound, so that differences between optimizers are paired. Nothing is stopped early.
+    Every optimizer gets the same number of runs, and the same ``eps``, weight decay and kind of implementation. A seed
+    fixes the held-out cells, the starting weights, the order of the cells and the noise of the bound, so that
+    differences between optimizers are paired. Nothing is stopped early.
 
     Parameters
     ----------
     mdata
         Raw counts, as for :func:`mmopt.tl.integrate`.
     optimizers
-        Names known to :func:`mmopt.optim.available`.
-    lr_grid, seeds
-        Learning rates and seeds; each pair is a run. The ASGD optimizers take the rate as their starting rate.
+        Names known to :func:`mmopt.optim.available`, or to :func:`mmopt.optim.available_rivals` where the package
+        ``pytorch-optimizer`` is installed. Schedule-Free is evaluated at its own average.
+    lr_grid
+        Learning rates, for all optimizers (Prodigy takes 1000 times these) or a sequence by optimizer, all of one
+        length; optimizers that are not named take 1e-4, 1e-3 and 1e-2. The ASGD optimizers take the rate as their
+        starting rate.
+    seeds
+        Every learning rate is run with each of them.
+    reference
+        Optimizer the others are compared with; the first one if it is not among them.
+    eps, weight_decay
+        The same for every optimizer that has them.
     optimizer_kwargs
         Further arguments by optimizer, e.g. ``{"asgdadam": {"switch_interval": 20}}``.
     label_key
@@ -74,29 +92,53 @@ def compare_optimizers(
 
     Returns
     -------
-    One row per run: ``optimizer``, ``lr``, ``seed``, ``status`` (``"ok"`` or ``"diverged"``), ``elbo`` (held-out
-    negative bound per cell with fixed noise, lower is better), ``nll_<modality>``, label transfer from training to
-    held-out cells by 15 neighbours in the embedding (``accuracy``; ``precision``, ``recall``, ``f1``, macro averages),
-    imputation of each modality from the others on the log1p scale (``r2``, ``rmse``, ``mse``, ``mae``, ``pearson``
-    with ``_<modality>``), ``seconds`` of training, and the scores of PCA, k nearest neighbours and ridge regression on
-    the same cells (``baseline_…``).
+    One row per run:
 
-    Sets ``mdata.uns["optimizer_comparison"]``: ``runs`` (the same), ``curves`` (bound per epoch), ``summary`` (one row
-    per optimizer, see :func:`summarise`), ``params`` and ``versions``.
+    ``optimizer``, ``lr``, ``seed``, ``status``
+        The run; ``"ok"`` or ``"diverged"``.
+    ``implementation``
+        ``"fused"`` where the optimizer has one, else ``"foreach"``, else ``"own"``: compare seconds within one kind.
+    ``elbo``, ``nll_<modality>``
+        Held-out negative bound per cell with fixed noise, and its parts; lower is better.
+    ``accuracy``, ``precision``, ``recall``, ``f1``
+        Label transfer from training to held-out cells by 15 neighbours in the embedding (the last three are macro
+        averages).
+    ``r2_<modality>``, ``rmse_…``, ``mse_…``, ``mae_…``, ``pearson_…``
+        Imputation of each modality from the others on the log1p scale.
+    ``n_steps``, ``seconds``
+        Steps of the run, and seconds of the whole call.
+    ``steps_to_target``, ``seconds_to_target``
+        Steps, and seconds of training without evaluations, up to the first evaluation (once an epoch) at which the
+        bound is as low as the tuned reference's final one for this seed; infinite where that is never reached.
+    ``baseline_…``
+        Scores of PCA, nearest neighbours and ridge regression on the same cells.
+
+    Sets ``mdata.uns["optimizer_comparison"]``: ``runs`` (the same), ``curves`` (``elbo_train`` and ``elbo_validation``
+    per evaluation, with ``step`` and ``seconds``), ``summary`` (one row per optimizer, see :func:`summarise`),
+    ``params`` and ``versions``.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        Unknown optimizers, empty grids, or data that cannot be used.
+        Unknown optimizers, empty grids or grids of different lengths, or data that cannot be used.
+    ImportError
+        A rival whose package is not installed.
 
     Examples
     --------
     >>> runs = mm.tl.compare_optimizers(mdata, ("adam", "asgdadam"), lr_grid=(1e-3,), seeds=(0, 1))
     >>> mdata.uns["optimizer_comparison"]["summary"]
     """
-    if not (optimizers and lr_grid and seeds):
-        raise ValueError("optimizers, lr_grid and seeds must each name at least one")
     optimizers = [optimizers] if isinstance(optimizers, str) else list(optimizers)
+    if not (optimizers and len(lr_grid) and len(seeds)):
+        raise ValueError("optimizers, lr_grid and seeds must each name at least one")
+    grids = _grids(optimizers, lr_grid)
+    settings = {
+        name: _settings(
+            name, {"eps": eps, "weight_decay": weight_decay}, (optimizer_kwargs or {}).get(name, {})
+        )
+        for name in optimizers
+    }
     TriVI.setup_mudata(
         mdata,
         rna=rna,
@@ -107,47 +149,60 @@ def compare_optimizers(
         use_highly_variable=use_highly_variable,
     )
     labels = None if label_key is None else _checks.obs_column(mdata, label_key)
+    callbacks = train_kwargs.pop("callbacks", [])
     rows, curves, baselines = [], [], {}
-    plan = list(product(seeds, lr_grid, optimizers))
+    rounds = list(zip(*grids.values(), strict=True))
+    plan = [
+        (seed, lr, name) for seed in seeds for rates in rounds for name, lr in zip(grids, rates, strict=True)
+    ]
     for seed, lr, name in progress(plan, "optimizers", show=progress_bar):
         model = TriVI(mdata, random_state=seed, **(model_kwargs or {}))
         mosaic = read(model.adata_manager)
         held_out = held_out_cells(mosaic.present, train_size, np.random.default_rng(derived(seed)))
         if seed not in baselines:
             baselines[seed] = baseline_scores(mosaic, held_out, labels, seed)
-        row = {"optimizer": name, "lr": lr, "seed": seed, "status": "ok"}
-        start = time.perf_counter()
+        kind, arguments = settings[name]
+        row = {"optimizer": name, "lr": lr, "seed": seed, "status": "ok", "implementation": kind}
+        clock, start = Clock(), time.perf_counter()
         try:
             model.train(
                 max_epochs,
                 optimizer=name,
                 lr=lr,
-                optimizer_kwargs=dict((optimizer_kwargs or {}).get(name, {})),
+                optimizer_kwargs=arguments,
                 batch_size=batch_size,
                 held_out=held_out,
                 early_stopping=False,
                 accelerator=accelerator,
                 random_state=seed,
                 progress_bar=False,
+                callbacks=[*callbacks, clock, EvaluateOwnAverage()],
                 **train_kwargs,
             )
         except NonFiniteLossError:
-            rows.append(row | {"status": "diverged", "seconds": time.perf_counter() - start} | baselines[seed])
+            rows.append(
+                row | {"status": "diverged", "seconds": time.perf_counter() - start} | baselines[seed]
+            )
             continue
-        row["seconds"] = time.perf_counter() - start
+        row |= {"n_steps": clock.steps[-1], "seconds": time.perf_counter() - start}
         history = pd.concat(model.history.values(), axis=1)
         last = history.iloc[-1]
         row["elbo"] = last["elbo_validation"]
         row |= {f"nll_{m}": last[f"nll_{m}_validation"] for m in model.modalities}
         rows.append(row | held_out_scores(model, mosaic, held_out, labels) | baselines[seed])
         curve = history[["elbo_train", "elbo_validation"]].reset_index()
-        curves.append(curve.assign(optimizer=name, lr=lr, seed=seed))
-    runs = pd.DataFrame(rows)
+        curves.append(curve.assign(step=clock.steps, seconds=clock.seconds, optimizer=name, lr=lr, seed=seed))
+    reference = reference if reference in optimizers else optimizers[0]
+    evaluations = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
+    runs = _with_target(pd.DataFrame(rows), evaluations, reference)
     mdata.uns[key_added] = {
         "runs": runs,
-        "curves": pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
-        "summary": summarise(runs),
+        "curves": evaluations,
+        "summary": summarise(runs, reference),
         "params": {
+            "reference": reference,
+            "lr_grid": {name: np.array(grid) for name, grid in grids.items()},
+            "optimizers": {name: str(arguments) for name, (_, arguments) in settings.items()},
             "max_epochs": max_epochs,
             "batch_size": batch_size,
             "train_size": train_size,
@@ -171,43 +226,119 @@ def summarise(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
 
     Returns
     -------
-    ``optimizer``, ``lr``, ``n_seeds``, the means of all scores, ``elbo_se``, ``regret`` (mean over the learning rates
-    of the bound's distance to the best of all runs of the seed) and ``worst_regret``, ``difference`` and
-    ``difference_se`` (paired by seed, to the reference at its own best rate) and ``verdict``: ``"better"`` or
-    ``"worse"`` beyond two standard errors, ``"tie"`` otherwise, ``"one seed"`` where there is no standard error,
-    ``"diverged"`` where the optimizer or the reference did so at every rate. The rate is chosen on the cells that are
-    scored, for every optimizer alike. A diverged run counts as infinitely bad.
+    ``optimizer``, ``lr``, ``n_seeds``
+        The optimizer, its best learning rate, and the runs there. The rate is chosen on the cells that are scored, for
+        every optimizer alike.
+    ``n_trials``, ``n_diverged``, ``at_edge``
+        Its runs at all rates, how many of them diverged, and whether the best rate is at an end of its grid, so that a
+        better one may lie beyond.
+    all scores
+        Their means over the seeds; ``steps_to_target`` and ``seconds_to_target`` are medians, infinite where half of
+        the seeds or more did not reach the target, and ``n_reached`` says how many did.
+    ``elbo_se``
+        Standard error of the mean bound.
+    ``regret``, ``worst_regret``
+        Sensitivity: mean and maximum, over learning rates and seeds, of the bound's distance to the best of all runs of
+        the seed. A diverged run counts as infinitely bad.
+    ``difference``, ``difference_se``, ``verdict``
+        To the reference at its own best rate, paired by seed: ``"better"`` or ``"worse"`` beyond two standard errors,
+        ``"tie"`` otherwise, ``"one seed"`` where there is no standard error, ``"diverged"`` where the optimizer or the
+        reference did so at every rate.
     """
     names = list(dict.fromkeys(runs["optimizer"]))
     reference = reference if reference in names else names[0]
-    elbo = runs.get("elbo", pd.Series(np.nan, runs.index)).where(runs["status"] == "ok", np.inf)
-    runs = runs.assign(elbo=elbo)
+    runs = runs.assign(elbo=_bounds(runs))
     regret = runs["elbo"] - runs.groupby("seed")["elbo"].transform("min")
-    best = runs.groupby(["optimizer", "lr"])["elbo"].mean().groupby("optimizer").idxmin().map(lambda pair: pair[1])
+    best = _best_rates(runs)
 
     def at_best(name: str) -> pd.DataFrame:
         return runs[(runs["optimizer"] == name) & (runs["lr"] == best[name])].set_index("seed")
 
     rows = []
     for name in names:
-        mine = at_best(name)
+        mine, all_mine = at_best(name), runs[runs["optimizer"] == name]
         apart = mine["elbo"] - at_best(reference)["elbo"]
-        n = len(mine)
         difference, se = apart.mean(), _standard_error(apart)
-        own = regret[runs["optimizer"] == name]
+        row = {"optimizer": name, "lr": best[name], "n_seeds": len(mine)}
+        row |= mine.drop(columns=["lr"]).mean(numeric_only=True).to_dict()
+        if "steps_to_target" in mine:
+            row |= {column: mine[column].median(skipna=False) for column in TO_TARGET}
+            row["n_reached"] = int(np.isfinite(mine["steps_to_target"]).sum())
         rows.append(
-            {"optimizer": name, "lr": best[name], "n_seeds": n}
-            | mine.drop(columns=["lr"]).mean(numeric_only=True).to_dict()
+            row
             | {
+                "n_trials": len(all_mine),
+                "n_diverged": int((all_mine["status"] != "ok").sum()),
+                "at_edge": best[name] in (all_mine["lr"].min(), all_mine["lr"].max()),
                 "elbo_se": _standard_error(mine["elbo"]),
-                "regret": own.mean(),
-                "worst_regret": own.max(),
+                "regret": regret[all_mine.index].mean(),
+                "worst_regret": regret[all_mine.index].max(),
                 "difference": difference,
                 "difference_se": se,
                 "verdict": "reference" if name == reference else _verdict(difference, se),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _grids(
+    optimizers: Sequence[str], lr_grid: Sequence[float] | Mapping[str, Sequence[float]]
+) -> dict[str, list[float]]:
+    """Learning rates of each optimizer, equally many."""
+    own = lr_grid if isinstance(lr_grid, Mapping) else {}
+    if unknown := sorted(set(own) - set(optimizers)):
+        raise ValueError(
+            f"lr_grid has rates for {unknown}, which are not among the optimizers {list(optimizers)}"
+        )
+    common = LR_GRID if own else lr_grid
+    grids = {
+        name: list(own.get(name, [LR_SCALE.get(name.lower(), 1) * lr for lr in common]))
+        for name in optimizers
+    }
+    if len({len(grid) for grid in grids.values()}) > 1:
+        raise ValueError(
+            "every optimizer needs as many learning rates as the others, or those with more runs have the better "
+            f"chance; got { ({name: len(grid) for name, grid in grids.items()}) }"
+        )
+    return grids
+
+
+def _settings(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Kind of implementation and arguments of an optimizer, refused before anything is trained."""
+    arguments = {**common, **own}
+    for kind in IMPLEMENTATIONS:
+        if not set(IMPLEMENTATIONS) & set(own):
+            try:
+                optim.creator(name, **arguments, **{kind: True})
+            except TypeError:  # it has no such implementation, or another argument is wrong: see below
+                continue
+            return kind, arguments | {kind: True}
+    optim.creator(name, **arguments)
+    return next((kind for kind in IMPLEMENTATIONS if own.get(kind)), "own"), arguments
+
+
+def _bounds(runs: pd.DataFrame) -> pd.Series:
+    """Return the final held-out bounds, infinite where a run diverged."""
+    return runs.get("elbo", pd.Series(np.nan, runs.index)).where(runs["status"] == "ok", np.inf)
+
+
+def _best_rates(runs: pd.DataFrame) -> pd.Series:
+    """Learning rate with the lowest mean bound, by optimizer."""
+    means = _bounds(runs).groupby([runs["optimizer"], runs["lr"]]).mean()
+    return means.groupby("optimizer").idxmin().map(lambda pair: pair[1])
+
+
+def _with_target(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Add steps and seconds up to the tuned reference's final bound for the same seed."""
+    tuned = (runs["optimizer"] == reference) & (runs["lr"] == _best_rates(runs)[reference])
+    targets = _bounds(runs)[tuned].set_axis(runs.loc[tuned, "seed"])
+    known = np.isfinite(runs["seed"].map(targets))
+    if curves.empty or not known.any():
+        return runs.assign(**dict.fromkeys(TO_TARGET, np.nan))
+    reached = curves[curves["elbo_validation"] <= curves["seed"].map(targets)]
+    first = reached.groupby(["optimizer", "lr", "seed"])[["step", "seconds"]].min()
+    columns = first.set_axis(TO_TARGET, axis=1).reindex(pd.MultiIndex.from_frame(runs[first.index.names]))
+    return runs.join(columns.fillna(np.inf).set_axis(runs.index).where(known, np.nan))
 
 
 def _standard_error(values: pd.Series) -> float:

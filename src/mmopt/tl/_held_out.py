@@ -10,7 +10,9 @@ from mmopt.models import TriVI
 from mmopt.models.data import Mosaic
 
 
-def held_out_scores(model: TriVI, mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None) -> dict[str, float]:
+def held_out_scores(
+    model: TriVI, mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None
+) -> dict[str, float]:
     """Label transfer by the embedding, and imputation of each modality from the others, for held-out cells."""
     scores = _label_scores(model.get_latent_representation(), held_out, labels)
     for m, cells in _imputable(mosaic, held_out).items():
@@ -20,12 +22,16 @@ def held_out_scores(model: TriVI, mosaic: Mosaic, held_out: np.ndarray, labels: 
     return scores
 
 
-def baseline_scores(mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None, seed: int) -> dict[str, float]:
+def baseline_scores(
+    mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None, seed: int
+) -> dict[str, float]:
     """Return the same scores of PCA of every modality side by side, and of ridge regression on it."""
 
     def embedding(modalities: list[str]) -> np.ndarray:
         return metrics.pca_embedding(
-            {m: mosaic.counts[m] for m in modalities}, {m: mosaic.rows[m] for m in modalities}, random_state=seed
+            {m: mosaic.counts[m] for m in modalities},
+            {m: mosaic.rows[m] for m in modalities},
+            random_state=seed,
         )
 
     scores = _label_scores(embedding(list(mosaic.counts)), held_out, labels)

@@ -135,7 +135,10 @@ def integrate(
         "n_latent": n_latent,
         "optimizer": optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", "custom"),
         "lr": lr,
-        **{f"optimizer_{k}": list(v) if isinstance(v, tuple) else v for k, v in model.optimizer_settings_.items()},
+        **{
+            f"optimizer_{k}": list(v) if isinstance(v, tuple) else v
+            for k, v in model.optimizer_settings_.items()
+        },
         "batch_size": batch_size,
         "n_epochs": len(model.history["train_loss"]),
         "n_train": len(model.train_indices),

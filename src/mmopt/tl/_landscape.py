@@ -1,23 +1,35 @@
 """The loss around a fit."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from mudata import MuData
+from torch import Tensor
 
 from mmopt import _keys, curvature
+from mmopt._compat import versions
+from mmopt._random import derived
+from mmopt.curvature.parameters import LossFn, Params, check_same_shapes
 from mmopt.models import TriVI
-from mmopt.models.frozen import frozen_loss
-from mmopt.models.threads import sensible_threads
+from mmopt.models.frozen import draw_cells, frozen_loss, threads_for
+from mmopt.models.trajectory import RecordParameters
 
-DIRECTIONS = ("random", "hessian")
+DIRECTIONS = ("random", "trajectory", "hessian")
 HESSIAN_RISE = 0.05  # of the loss, per unit along an eigenvector, as far as the loss is quadratic
+MARGIN = 0.15  # around a trajectory, as a share of its extent
 
 
 def landscape(
     mdata: MuData,
     model: TriVI,
     *,
-    directions: Literal["random", "hessian"] = "random",
+    directions: Literal["random", "trajectory", "hessian"] = "random",
+    n_dimensions: Literal[1, 2] = 2,
+    n_repeats: int = 5,
+    trajectory: RecordParameters | Sequence[Mapping[str, Tensor]] | None = None,
+    other: TriVI | None = None,
     span: float = 1.0,
     n_points: int = 21,
     n_cells: int = 512,
@@ -25,11 +37,11 @@ def landscape(
     random_state: int = 0,
     progress_bar: bool = True,
 ) -> None:
-    """Evaluate the held-out loss on a plane through the fitted parameters.
+    """Evaluate the loss on a plane or on lines through the fitted parameters, or on the path to another fit.
 
-    The same cells and the same noise are used at every point. A plane shows very little of a space of a hundred
-    thousand dimensions: it can show that a fit sits in a basin and how the modalities share it, not that the basin is
-    wide in the directions that are not shown.
+    The loss is the negative evidence lower bound per cell, without dropout, of the same cells with the same noise at
+    every point. One or two dimensions show very little of a space of a hundred thousand: they can show that a fit sits
+    in a basin and how the modalities share it, not that the basin is wide in the directions that are not shown.
 
     Parameters
     ----------
@@ -38,12 +50,25 @@ def landscape(
     model
         Trained model; left as it is.
     directions
-        ``"random"``: two Gaussian directions with the norms of the fitted filters (Li et al. 2018). ``"hessian"``:
-        the two eigenvectors of largest curvature, of such length that the quadratic part of the loss rises by 5 % at 1.
+        ``"random"``: Gaussian directions with the norms of the fitted filters. ``"trajectory"``: the principal
+        components of the training run about the fit. ``"hessian"``: the eigenvectors of largest curvature, of such
+        length that the quadratic part of the loss rises by 5 % at 1.
+    n_dimensions
+        2 for a plane, 1 for lines.
+    n_repeats
+        Lines along so many random directions, for a band; other directions have one line.
+    trajectory
+        The run: a :class:`mmopt.models.trajectory.RecordParameters` that was given to ``tl.integrate(...,
+        callbacks=[recorder])``, or parameters in the order of training.
+    other
+        Second fit with the same settings to the same data: the loss on the straight path from ``model`` to it. Two
+        fits that only differ by the order of their hidden units are apart in this space; give both the same
+        ``random_state`` to compare what an optimizer did.
     span
-        Half the width of the plane, in units of the directions.
+        Half the width of the plane or lines in units of the directions; for a trajectory a factor to its extent. Not
+        used on a path.
     n_points
-        Points along each axis; the cost is ``n_points**2`` forward passes over ``n_cells`` cells.
+        Points along each axis.
     n_cells
         Cells, held-out ones first.
     key_added
@@ -55,50 +80,150 @@ def landscape(
 
     Returns
     -------
-    Nothing. Sets ``mdata.uns["landscape"]``: ``x``, ``y`` (``n_points``), ``loss`` and ``loss_<part>`` (``n_points`` ×
-    ``n_points``, per cell; the parts sum to the loss), ``directions``, labels and ``params``.
+    Nothing. Sets ``mdata.uns["landscape"]``:
+
+    ``x``, ``y``
+        Positions along the axes; the fit is at 0. Lines and paths have no ``y``.
+    ``loss``, ``loss_<part>``
+        The loss per cell, and what each modality and the Kullback-Leibler term (``kl``) contribute: ``len(y)`` ×
+        ``len(x)`` for planes, lines × ``len(x)`` for lines, ``len(x)`` for paths. The parts sum to the loss.
+    ``trajectory``, ``explained_variance``, ``null_explained_variance``
+        The run in the plane, the share of its squared distances from the fit that lies along the axes, and the share a
+        random walk with the same lengths of steps would show: only what is above it says something about the training.
+    ``hessian_eigenvalues``
+        Curvature along the axes.
+    ``barrier``, ``excess``
+        On a path: how far the loss, and each part, rises above the worse of the two fits, and above the straight line
+        between them.
+    ``directions`` (``"path"`` on a path), ``x_label``, ``y_label``, ``params``, ``versions``
+        With the work done, and how many of the cells were not trained on.
 
     Raises
     ------
     ValueError
-        Unknown ``directions``, fewer than 3 points or a span that is not positive.
+        Arguments out of their range or that do not go together; a second model of another architecture or data.
+
+    Notes
+    -----
+    Cost in forward passes over ``n_cells`` cells: ``n_points**2`` for a plane (441), ``n_points * n_repeats`` for lines
+    (105), ``n_points`` for a path (21). Hessian directions add 20 to 60 Hessian-vector products of 5 to 10 passes each.
+    The run is projected onto the plane: the loss there is not the loss the run had.
 
     References
     ----------
-    Li et al. (2018) Visualizing the Loss Landscape of Neural Nets, NeurIPS 31.
+    Li et al. (2018) Visualizing the Loss Landscape of Neural Nets, NeurIPS 31; Antognini and Sohl-Dickstein (2018) PCA
+    of high dimensional random walks with comparison to neural network training, NeurIPS 31; Draxler et al. (2018)
+    Essentially No Barriers in Neural Network Energy Landscape, ICML 35.
 
     Examples
     --------
     >>> mm.tl.landscape(mdata, model)
     >>> mm.pl.landscape(mdata)
+    >>> mm.tl.landscape(mdata, model, other=second, key_added="path")
+    >>> mm.pl.landscape(mdata, key="path")
     """
     if directions not in DIRECTIONS:
         raise ValueError(f"directions={directions!r} is not known; choose one of {list(DIRECTIONS)}")
-    if n_points < 3 or span <= 0:
-        raise ValueError(f"n_points must be at least 3 and span positive; got {n_points} and {span}")
-    parameters, loss = frozen_loss(model, mdata, n_cells=n_cells, random_state=random_state)
-    n_values = n_cells * sum(model.summary_stats[f"n_{m}"] for m in model.modalities)
-    seeds = 2 * random_state, 2 * random_state + 1
-    across, up = (curvature.random_direction(parameters, random_state=seed) for seed in seeds)
-    slot: dict = {}
-    with sensible_threads(n_values):
-        if directions == "hessian":
-            top = curvature.top_eigenvalues(loss, parameters, k=2, random_state=random_state, show_progress=progress_bar)
-            slot["hessian_eigenvalues"] = top.eigenvalues
-            rise = 2 * HESSIAN_RISE * abs(float(loss(parameters)["loss"]))
-            across, up = (
-                {name: (rise / abs(eigenvalue)) ** 0.5 * v for name, v in unit.items()}
-                for unit, eigenvalue in zip(top.directions, top.eigenvalues, strict=True)
-            )
-        axis = curvature.axis(n_points, -span, span)
-        plane = curvature.slice_2d(
-            loss, parameters, (across, curvature.orthogonalise(across, up)), axis, axis, show_progress=progress_bar
+    if n_points < 3 or not span > 0 or n_dimensions not in (1, 2) or n_repeats < 1 or n_cells < 1:
+        raise ValueError(
+            "n_points must be at least 3, span positive, n_dimensions 1 or 2, n_repeats and n_cells at least 1; got "
+            f"n_points={n_points}, span={span}, n_dimensions={n_dimensions}, n_repeats={n_repeats}, n_cells={n_cells}"
         )
-    slot |= {"x": plane["x"], "y": plane["y"], "x_label": "Random direction 1", "y_label": "Random direction 2"}
-    slot |= {"loss" if key == "loss" else f"loss_{key}": values for key, values in plane["values"].items()}
-    slot |= {
-        "directions": directions,
-        "params": {"span": span, "n_cells": n_cells, "n_forwards": plane["n_forwards"], "random_state": random_state},
+    if (directions == "trajectory") != (trajectory is not None):
+        raise ValueError(
+            "directions='trajectory' and trajectory= go together: record the run with `recorder = "
+            "mm.models.trajectory.RecordParameters()`, `mm.tl.integrate(mdata, callbacks=[recorder])` and give "
+            "`trajectory=recorder`"
+        )
+    if other is not None and directions != "random":
+        raise ValueError(f"the path to another fit has no directions={directions!r}; give one or the other")
+    cells, n_held_out = draw_cells(model, mdata, n_cells, random_state)
+    parameters, loss = frozen_loss(model, mdata, indices=cells, random_state=random_state)
+    with threads_for(model, len(cells)):
+        if other is not None:
+            end = _comparable(model, other)
+            slot = curvature.slice_between(loss, parameters, end, n=n_points, show_progress=progress_bar)
+            slot |= {"directions": "path"}
+        else:
+            axes = [curvature.axis(n_points, -span, span)] * n_dimensions
+            if directions == "random":
+                lines = _random(parameters, n_repeats if n_dimensions == 1 else 2, random_state)
+                names = (
+                    ("Random direction",)
+                    if n_dimensions == 1
+                    else ("Random direction 1", "Random direction 2")
+                )
+                found: dict[str, Any] = dict(zip(("x_label", "y_label"), names, strict=False))
+            elif directions == "hessian":
+                lines, found = _sharpest(loss, parameters, n_dimensions, random_state, progress_bar)
+            else:
+                run = trajectory.snapshots if isinstance(trajectory, RecordParameters) else trajectory
+                path = curvature.pca_directions(
+                    [*run, parameters], n_components=n_dimensions, random_state=random_state
+                )
+                axes = [_around(at, span, n_points) for at in path.coordinates.T]
+                lines, found = (
+                    path.directions,
+                    {
+                        "trajectory": path.coordinates,
+                        "explained_variance": path.explained_variance,
+                        "null_explained_variance": path.null_explained_variance,
+                    },
+                )
+            show = {"show_progress": progress_bar}
+            if n_dimensions == 1:
+                slot = curvature.slice_1d(loss, parameters, lines, *axes, **show)
+            else:
+                across, up = lines
+                plane = across, curvature.orthogonalise(across, up)
+                slot = curvature.slice_2d(loss, parameters, plane, *axes, **show)
+            slot |= found | {"directions": directions}
+    slot |= {("loss" if k == "loss" else f"loss_{k}"): v for k, v in slot.pop("values").items()}
+    slot["params"] = {
+        "span": span,
+        "n_cells": len(cells),
+        "n_held_out": n_held_out,
+        "n_forwards": slot.pop("n_forwards"),
+        "n_hvps": slot.pop("n_hvps", 0),
+        "random_state": random_state,
     }
-    mdata.uns[key_added] = slot
+    mdata.uns[key_added] = slot | {"versions": versions()}
 
+
+def _random(parameters: Params, n: int, seed: int) -> list[Params]:
+    return [curvature.random_direction(parameters, random_state=derived(seed, i)) for i in range(n)]
+
+
+def _sharpest(
+    loss: LossFn, parameters: Params, n: int, seed: int, progress_bar: bool
+) -> tuple[list[Params], dict[str, Any]]:
+    """Eigenvectors of largest curvature, scaled to a rise that can be seen."""
+    top = curvature.top_eigenvalues(loss, parameters, n, random_state=seed, show_progress=progress_bar)
+    rise = 2 * HESSIAN_RISE * abs(curvature.parameters.values(loss, parameters)["loss"])
+    lines = [
+        {name: (rise / abs(value)) ** 0.5 * v for name, v in unit.items()}
+        for unit, value in zip(top.directions, top.eigenvalues, strict=True)
+    ]
+    return lines, {"hessian_eigenvalues": top.eigenvalues, "n_hvps": top.n_hvps}
+
+
+def _around(coordinates: np.ndarray, span: float, n: int) -> np.ndarray:
+    """Grid that holds the run and, exactly, the fit."""
+    low, high = coordinates.min(), coordinates.max()
+    margin = MARGIN * (high - low)
+    return curvature.axis(n, span * (low - margin), span * (high + margin))
+
+
+def _comparable(model: TriVI, other: TriVI) -> Params:
+    """Parameters of another fit, if they mean the same in the first model."""
+    ours, theirs = model.module, other.module
+    end = {name: p.detach().to(ours.device) for name, p in theirs.named_parameters()}
+    check_same_shapes(dict(ours.named_parameters()), end)
+    held = dict(theirs.named_buffers())
+    differing = [n for n, b in ours.named_buffers() if not torch.equal(b.cpu(), held[n].cpu())]
+    if differing:
+        raise ValueError(
+            f"the two models were made with different data ({', '.join(differing[:5])} differ), so a point between them "
+            "means nothing; fit both to the same data"
+        )
+    return end
