@@ -243,6 +243,10 @@ class TestOtherData:
         with pytest.raises(KeyError, match="no column 'donor'"):
             fitted.get_latent_representation(mdata)
 
+    def test_an_anndata(self, fitted, make_mosaic):
+        with pytest.raises(TypeError, match=r"MuData is needed, not AnnData \(wrap it"):
+            fitted.get_latent_representation(make_mosaic()["rna"])
+
     def test_no_modality_of_the_model(self, fitted, make_mosaic):
         mdata = make_mosaic()
         for m in list(mdata.mod):

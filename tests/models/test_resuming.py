@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as lightning
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+from mmopt import optim
 
 EPOCHS = 6
 
@@ -182,6 +185,18 @@ def checkpoint(make_model, train, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "run.ckpt"
     train(make_model(), 2, checkpoint=path)
     return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optim.creator("adam", lr=1e-3), partial(torch.optim.Adam, lr=1e-3), lambda p: torch.optim.Adam(p)],
+    ids=["creator", "partial", "lambda"],
+)
+def test_a_run_is_recognised_in_another_process(make_model, train, tmp_path, optimizer):
+    """No address of an object in memory, which the next process will not have, may tell runs apart."""
+    train(make_model(), 1, checkpoint=tmp_path / "run.ckpt", optimizer=optimizer)
+    written = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    assert " at 0x" not in repr(written["mmopt"])
 
 
 class TestRefusals:

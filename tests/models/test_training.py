@@ -422,6 +422,21 @@ class TestInterruption:
             signal.signal(signal.SIGINT, handler)
         assert not model.module.training
 
+    def test_an_exit_stays_an_exit(self, make_model, train):
+        """Lightning also ends with SystemExit where a cluster asks it to, by SIGTERM."""
+        with pytest.raises((SystemExit, KeyboardInterrupt)) as end:
+            train(make_model(), 3, callbacks=[self.interrupt(SystemExit(3))])
+        assert end.type is SystemExit
+        assert end.value.code == 3
+
+    def test_callbacks_may_end_the_training(self, make_model, train):
+        def stop(trainer, _):
+            if trainer.current_epoch == 4:
+                trainer.should_stop = True
+
+        model = train(make_model(), 8, callbacks=[Spy(on_validation_end=stop)])
+        assert len(table(model)) == 5
+
     @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
     def test_a_trained_model_still_gives_one_answer(self, make_model, train, error):
         model = train(make_model(), 1)
@@ -434,9 +449,13 @@ class TestInterruption:
         first, second = model.get_latent_representation(), model.get_latent_representation()
         np.testing.assert_array_equal(first, second)
 
-    def test_nothing_is_left_in_the_working_directory(self, make_model, train, tmp_path, monkeypatch, capsys):
+    def test_nothing_is_left_in_the_working_directory_or_said(
+        self, make_model, train, tmp_path, monkeypatch, capfd, caplog, recwarn
+    ):
         monkeypatch.chdir(tmp_path)
-        train(make_model(), 2)
-        assert list(tmp_path.iterdir()) == []
-        captured = capsys.readouterr()
-        assert "weights_only" not in captured.out + captured.err
+        for kwargs in ({"checkpoint": "run.ckpt"}, {"train_size": 1.0}):
+            train(make_model(), 2, **kwargs)
+        assert [p.name for p in tmp_path.iterdir()] == ["run.ckpt"]
+        said = "".join([*capfd.readouterr(), caplog.text, *(str(w.message) for w in recwarn)])
+        for noise in ("weights_only", "Total length", "max_epochs", "LOCAL_RANK", "tensorboard"):
+            assert noise not in said

@@ -35,7 +35,7 @@ class TestModalities:
     @pytest.mark.parametrize("modalities", SUBSETS, ids="+".join)
     def test_any_one_to_three(self, make_model, train, make_mosaic, modalities):
         mdata = make_mosaic(modalities)
-        model = train(make_model(mdata), 2)
+        model = train(make_model(mdata), 1)
         assert model.modalities == modalities
         assert list(model.get_modality_weights().columns) == list(modalities)
         z = model.get_latent_representation()

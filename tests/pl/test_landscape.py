@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from anndata import AnnData
+from matplotlib.text import Text
 from mudata import MuData, read_h5mu
 
 from mmopt.pl import landscape
@@ -100,6 +101,12 @@ def test_hessian_directions_are_named_by_their_eigenvalues():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Eigenvector 1 (λ = 1408)", "Eigenvector 2 (λ = 3.5)")
 
 
+def test_random_directions_have_no_other_name():
+    ax = landscape(plane(), show=False)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Random direction 1", "Random direction 2")
+    assert landscape(lines(), show=False).get_xlabel() == "Random direction"
+
+
 def test_given_labels_are_used():
     ax = landscape(plane(x_label="away from Adam", y_label="across"), show=False)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("away from Adam", "across")
@@ -118,6 +125,18 @@ def test_lines_show_the_median_and_the_range_of_the_draws():
     band = ax.collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (300, 304)
     assert ax.get_title() == "Median and range of 3 directions"
+
+
+def test_the_fit_is_marked_on_a_line():
+    line = data(
+        x=X,
+        loss=300 + (X - 0.5) ** 2,
+        explained_variance=np.array([0.9]),
+        null_explained_variance=np.array([0.8]),
+    )
+    ax = landscape(line, show=False)
+    assert ax.lines[1].get_xydata().tolist() == [[0, 300.25]]
+    assert ax.get_xlabel() == "PC 1: 90% (random walk 80%)"
 
 
 def test_several_parts_are_compared_from_the_fit():
@@ -139,6 +158,23 @@ def test_a_path_shows_its_barrier():
     ax = landscape(path, show=False)
     assert ax.get_title() == "Barrier: 0.437"
     assert ax.get_xlabel() == "Position between the two fits"
+    path.uns["landscape"]["loss_rna"] = 7 + x
+    ax = landscape(path, modality=["loss", "rna"], show=False)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), x)
+    assert ax.get_ylabel() == "Loss above the first fit"
+
+
+@pytest.mark.parametrize(
+    "variance", [{}, {"explained_variance": [0.9, 0.06], "null_explained_variance": [0.8, 0.1]}]
+)
+def test_no_label_of_a_surface_leaves_the_figure(variance):
+    fig = landscape(plane(**variance), kind="surface", return_fig=True)
+    fig.canvas.draw()
+    for text in fig.findobj(Text):
+        if text.get_visible() and text.get_text():
+            box = text.get_window_extent()
+            assert fig.bbox.x0 <= box.x0 and box.x1 <= fig.bbox.x1, text
+            assert fig.bbox.y0 <= box.y0 and box.y1 <= fig.bbox.y1, text
 
 
 def test_given_axes_are_used_and_nothing_is_shown(monkeypatch):

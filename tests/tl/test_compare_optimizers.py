@@ -6,7 +6,7 @@ import pytest
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
 from mmopt.optim import available_rivals
-from mmopt.tl._compare_optimizers import _with_target, summarise
+from mmopt.tl._compare_optimizers import summarise, with_target
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +164,7 @@ def made_up(**elbo):
         ([11.0, 11.1, 10.9, 11.0], "worse"),
         ([9.0, 11.0, 9.5, 10.6], "tie"),
         ([10.0, 10.0, 10.0, 10.0], "tie"),
+        ([9.999999, 9.999999, 9.999999, 9.999999], "tie"),  # rounding
     ],
 )
 def test_verdicts_are_paired_and_need_two_standard_errors(values, verdict):
@@ -222,7 +223,7 @@ def test_steps_to_the_target_count_to_the_first_evaluation_below_it():
         )
         for (name, seed), v in path.items()
     )
-    found = _with_target(runs, curves, "adam").set_index(["optimizer", "seed"])
+    found = with_target(runs, curves, "adam").set_index(["optimizer", "seed"])
     assert found["steps_to_target"].to_dict() == {
         ("adam", 0): 15,
         ("adam", 1): 10,
@@ -239,7 +240,7 @@ def test_a_reference_that_diverged_sets_no_target():
     runs = made_up(adam=[np.nan, 10.0], other=[9.0, 9.0])
     runs.loc[0, "status"] = "diverged"
     curves = runs.rename(columns={"elbo": "elbo_validation"}).assign(step=5, seconds=0.5).drop(index=0)
-    found = _with_target(runs, curves, "adam").set_index(["optimizer", "seed"])["steps_to_target"]
+    found = with_target(runs, curves, "adam").set_index(["optimizer", "seed"])["steps_to_target"]
     assert np.isnan(found[("adam", 0)]) and np.isnan(found[("other", 0)])
     assert found[("adam", 1)] == found[("other", 1)] == 5
 

@@ -5,7 +5,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-CHATTY = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric")
+CHATTY = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.accelerators.cuda",
+    "lightning.fabric",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
 
 
 @contextmanager
@@ -18,6 +23,9 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message=".*number of training batches.*smaller than the logging interval.*"
         )
+        warnings.filterwarnings(
+            "ignore", message="Total length of `list` across ranks is zero"
+        )  # no cells held out
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
         try:
             for logger in loggers:

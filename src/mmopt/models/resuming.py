@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ def describe(mosaic: Mosaic, held_out: np.ndarray, **settings: Any) -> str:
     for m, counts in mosaic.counts.items():
         for array in (mosaic.rows[m], counts.indptr, counts.indices, counts.data):
             sha.update(np.ascontiguousarray(array))
-    return json.dumps(settings | {"data": sha.hexdigest()}, sort_keys=True, default=str)
+    return json.dumps(settings | {"data": sha.hexdigest()}, sort_keys=True, default=_name)
+
+
+def _name(value: Any) -> Any:
+    """Name a function or object as another process would, without its address."""
+    if isinstance(value, partial):
+        return [_name(value.func), value.args, value.keywords]
+    return getattr(value, "__qualname__", type(value).__name__)
 
 
 def resumable(path: Path | None, description: str) -> str | None:

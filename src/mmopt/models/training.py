@@ -127,7 +127,7 @@ class TriTrainingPlan(lightning.LightningModule):
         row |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if "validation" in k}
         self.epochs.append(row)
         if self.patience is not None and self.current_epoch >= self.half:
-            self.trainer.should_stop = self.current_epoch - self.best_epoch >= self.patience
+            self.trainer.should_stop |= self.current_epoch - self.best_epoch >= self.patience
         if self.checkpoint is not None:
             with atomic_path(self.checkpoint) as partial:
                 self.trainer.save_checkpoint(partial)
@@ -208,7 +208,9 @@ class MosaicTrainRunner(TrainRunner):
             raise
         except SystemExit as end:
             # Lightning turns Ctrl-C into an exit of the interpreter and goes on ignoring Ctrl-C
-            raise KeyboardInterrupt from end
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from end
+            raise
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)

@@ -33,7 +33,8 @@ class RecordParameters(lightning.Callback):
 
     Examples
     --------
-    >>> recorder = mm.models.trajectory.RecordParameters()
+    >>> from mmopt.models.trajectory import RecordParameters
+    >>> recorder = RecordParameters()
     >>> model = mm.tl.integrate(mdata, callbacks=[recorder])
     >>> mm.tl.landscape(mdata, model, directions="trajectory", trajectory=recorder)
     """

@@ -314,7 +314,7 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
                 read(self.adata_manager),
                 splitter.val_idx,
                 arguments=self.arguments_,
-                optimizer=getattr(optimizer, "__qualname__", optimizer),
+                optimizer=optimizer,
                 optimizer_kwargs=optimizer_kwargs,
                 lr=lr,
                 batch_size=batch_size,
@@ -351,6 +351,10 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
 
 def _check_has_some(mdata: MuData, modalities: dict[str, str]) -> None:
     """Refuse data with none of the modalities, cells with none of them, and names that repeat."""
+    if not isinstance(mdata, MuData):
+        raise TypeError(
+            f'a MuData is needed, not {type(mdata).__name__} (wrap it: `mudata.MuData({{"rna": adata}})`)'
+        )
     there = {m: name for m, name in modalities.items() if name in mdata.mod}
     if not there:
         raise ValueError(

@@ -8,9 +8,9 @@ The slot, ``mdata.uns["landscape"]``, holds arrays, strings, numbers and dicts o
 ``y``                      ``(m,)`` positions along the second direction; absent for lines and paths
 ``loss``, ``loss_<part>``  the total and its parts (``loss_rna``, …): ``(m, n)`` for a plane, ``(n,)`` or
                            ``(repeats, n)`` for lines
-``x_label``, ``y_label``   optional axis labels, where the entries below do not name the axes
-``trajectory``             optional ``(k, 2)``: checkpoints in the plane, in the order of training
-``explained_variance``     optional ``(2,)``, with ``null_explained_variance`` ``(2,)`` for a random walk
+``x_label``, ``y_label``   optional axis labels instead of those that the entries below give
+``trajectory``             optional ``(k, 2)``: checkpoints in the plane, in the order of training (``(k, 1)`` for lines)
+``explained_variance``     optional ``(2,)`` (``(1,)`` for lines), with ``null_explained_variance`` for a random walk
 ``hessian_eigenvalues``    optional ``(2,)`` (``(1,)`` for lines)
 ``barrier``                for a path: ``"loss"`` or a part to the height of the barrier
 ========================== ============================================================================================
@@ -164,8 +164,8 @@ def _labels(slot: Mapping[str, Any]) -> tuple[str, str]:
     elif slot["directions"] == "path":
         names = ["Position between the two fits"]
     else:
-        names = [slot.get("x_label", "Direction 1"), slot.get("y_label", "Direction 2")]
-    return names[0], names[-1]
+        names = ["Random direction 1", "Random direction 2"] if "y" in slot else ["Random direction"]
+    return slot.get("x_label", names[0]), slot.get("y_label", names[-1])
 
 
 def _lines(ax: Axes, slot: Mapping[str, Any], parts: dict[str, np.ndarray], scale: float) -> None:

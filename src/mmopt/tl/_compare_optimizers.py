@@ -23,6 +23,7 @@ REFERENCE = "adam"
 LR_GRID = (1e-4, 1e-3, 1e-2)
 IMPLEMENTATIONS = ("fused", "foreach")  # the first that an optimizer has
 TO_TARGET = ["steps_to_target", "seconds_to_target"]
+ROUNDING = 1e-6  # of a bound that is computed in single precision
 LR_SCALE = {"prodigy": 1000.0}  # its rate multiplies an estimate of its own, and is usually 1
 
 
@@ -194,7 +195,7 @@ def compare_optimizers(
         curves.append(curve.assign(step=clock.steps, seconds=clock.seconds, optimizer=name, lr=lr, seed=seed))
     reference = reference if reference in optimizers else optimizers[0]
     evaluations = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
-    runs = _with_target(pd.DataFrame(rows), evaluations, reference)
+    runs = with_target(pd.DataFrame(rows), evaluations, reference)
     mdata.uns[key_added] = {
         "runs": runs,
         "curves": evaluations,
@@ -275,7 +276,9 @@ def summarise(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
                 "worst_regret": regret[all_mine.index].max(),
                 "difference": difference,
                 "difference_se": se,
-                "verdict": "reference" if name == reference else _verdict(difference, se),
+                "verdict": "reference"
+                if name == reference
+                else _verdict(difference, se, mine["elbo"].mean()),
             }
         )
     return pd.DataFrame(rows)
@@ -328,7 +331,7 @@ def _best_rates(runs: pd.DataFrame) -> pd.Series:
     return means.groupby("optimizer").idxmin().map(lambda pair: pair[1])
 
 
-def _with_target(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.DataFrame:
+def with_target(runs: pd.DataFrame, curves: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Add steps and seconds up to the tuned reference's final bound for the same seed."""
     tuned = (runs["optimizer"] == reference) & (runs["lr"] == _best_rates(runs)[reference])
     targets = _bounds(runs)[tuned].set_axis(runs.loc[tuned, "seed"])
@@ -346,9 +349,12 @@ def _standard_error(values: pd.Series) -> float:
     return values.std() / len(values) ** 0.5 if np.isfinite(values).all() else np.nan
 
 
-def _verdict(difference: float, se: float) -> str:
+def _verdict(difference: float, se: float, elbo: float) -> str:
     if not np.isfinite(difference):
         return "diverged"
     if np.isnan(se):
         return "one seed"
-    return "tie" if abs(difference) <= 2 * se else "better" if difference < 0 else "worse"
+    # runs that are the same but for rounding have no standard error either
+    if abs(difference) <= max(2 * se, ROUNDING * abs(elbo)):
+        return "tie"
+    return "better" if difference < 0 else "worse"

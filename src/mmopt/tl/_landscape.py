@@ -95,7 +95,7 @@ def landscape(
     ``barrier``, ``excess``
         On a path: how far the loss, and each part, rises above the worse of the two fits, and above the straight line
         between them.
-    ``directions`` (``"path"`` on a path), ``x_label``, ``y_label``, ``params``, ``versions``
+    ``directions`` (``"path"`` on a path), ``params``, ``versions``
         With the work done, and how many of the cells were not trained on.
 
     Raises
@@ -131,9 +131,9 @@ def landscape(
         )
     if (directions == "trajectory") != (trajectory is not None):
         raise ValueError(
-            "directions='trajectory' and trajectory= go together: record the run with `recorder = "
-            "mm.models.trajectory.RecordParameters()`, `mm.tl.integrate(mdata, callbacks=[recorder])` and give "
-            "`trajectory=recorder`"
+            "directions='trajectory' and trajectory= go together: `from mmopt.models.trajectory import "
+            "RecordParameters`, record the run with `recorder = RecordParameters()` and `mm.tl.integrate(mdata, "
+            "callbacks=[recorder])`, and give `trajectory=recorder`"
         )
     if other is not None and directions != "random":
         raise ValueError(f"the path to another fit has no directions={directions!r}; give one or the other")
@@ -147,29 +147,13 @@ def landscape(
         else:
             axes = [curvature.axis(n_points, -span, span)] * n_dimensions
             if directions == "random":
-                lines = _random(parameters, n_repeats if n_dimensions == 1 else 2, random_state)
-                names = (
-                    ("Random direction",)
-                    if n_dimensions == 1
-                    else ("Random direction 1", "Random direction 2")
-                )
-                found: dict[str, Any] = dict(zip(("x_label", "y_label"), names, strict=False))
+                lines, found = _random(parameters, n_repeats if n_dimensions == 1 else 2, random_state)
             elif directions == "hessian":
                 lines, found = _sharpest(loss, parameters, n_dimensions, random_state, progress_bar)
             else:
                 run = trajectory.snapshots if isinstance(trajectory, RecordParameters) else trajectory
-                path = curvature.pca_directions(
-                    [*run, parameters], n_components=n_dimensions, random_state=random_state
-                )
-                axes = [_around(at, span, n_points) for at in path.coordinates.T]
-                lines, found = (
-                    path.directions,
-                    {
-                        "trajectory": path.coordinates,
-                        "explained_variance": path.explained_variance,
-                        "null_explained_variance": path.null_explained_variance,
-                    },
-                )
+                lines, found = _travelled([*run, parameters], n_dimensions, random_state)
+                axes = [_around(at, span, n_points) for at in found["trajectory"].T]
             show = {"show_progress": progress_bar}
             if n_dimensions == 1:
                 slot = curvature.slice_1d(loss, parameters, lines, *axes, **show)
@@ -190,8 +174,9 @@ def landscape(
     mdata.uns[key_added] = slot | {"versions": versions()}
 
 
-def _random(parameters: Params, n: int, seed: int) -> list[Params]:
-    return [curvature.random_direction(parameters, random_state=derived(seed, i)) for i in range(n)]
+def _random(parameters: Params, n: int, seed: int) -> tuple[list[Params], dict[str, Any]]:
+    """Directions with the norms of the filters."""
+    return [curvature.random_direction(parameters, random_state=derived(seed, i)) for i in range(n)], {}
 
 
 def _sharpest(
@@ -205,6 +190,16 @@ def _sharpest(
         for unit, value in zip(top.directions, top.eigenvalues, strict=True)
     ]
     return lines, {"hessian_eigenvalues": top.eigenvalues, "n_hvps": top.n_hvps}
+
+
+def _travelled(run: list[Params], n: int, seed: int) -> tuple[list[Params], dict[str, Any]]:
+    """Directions in which a run moved most, and what a random walk would have shown."""
+    found = curvature.pca_directions(run, n_components=n, random_state=seed)
+    return found.directions, {
+        "trajectory": found.coordinates,
+        "explained_variance": found.explained_variance,
+        "null_explained_variance": found.null_explained_variance,
+    }
 
 
 def _around(coordinates: np.ndarray, span: float, n: int) -> np.ndarray:
