@@ -188,7 +188,7 @@ class Answers:
         return self._repeatable(super().get_elbo, random_state, *args, **kwargs)
 
     def get_reconstruction_error(self, *args, random_state: int = 0, **kwargs) -> dict[str, Tensor]:
-        """Return the log-likelihood terms, as in scvi-tools, with noise fixed by ``random_state``."""
+        """Return the negative log-likelihood of each modality per cell, as in scvi-tools, noise fixed by ``random_state``."""
         return self._repeatable(super().get_reconstruction_error, random_state, *args, **kwargs)
 
     def _repeatable(self, ask: Any, random_state: int, *args, **kwargs) -> Any:

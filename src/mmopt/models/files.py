@@ -71,7 +71,7 @@ class Files:
             model = cls(registry=_registry(header["registry"]), **header["arguments"])
             model.module.load_state_dict(tensors)
             model._restore(header)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{path} does not hold together ({error}); it has been changed and is not used"
             ) from error
@@ -106,14 +106,27 @@ def _plain(indices: np.ndarray | None) -> list[int] | None:
     return None if indices is None else np.asarray(indices).tolist()
 
 
+def _check_types(found: dict[str, Any], **expected: Any) -> None:
+    for key, kind in expected.items():
+        if not isinstance(found[key], kind):
+            raise TypeError(f"{key} is {found[key]!r}")
+
+
 def _registry(saved: dict[str, Any]) -> dict[str, Any]:
     """Return the saved setup in the form scvi-tools keeps it."""
     fields = saved["field_registries"]
-    for key, value in saved["setup_args"].items():
-        if not isinstance(value, str | bool | None):
-            raise TypeError(f"{key} is {value!r}")
+    text = str | None
+    _check_types(
+        saved["setup_args"], rna=text | bool, atac=text | bool, prot=text | bool, layer=text, batch_key=text
+    )
     for key, field in fields.items():
         state = field["state_registry"]
-        n = len(state["categorical_mapping"] if key == "batch" else state["features"])
-        field |= {"data_registry": {}, "summary_stats": {f"n_{key}": n}}
+        names = state["categorical_mapping" if key == "batch" else "features"]
+        if key == "batch":
+            _check_types(state, original_key=text)
+        else:
+            _check_types(state, modality=str, layer=text, absent=bool)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{key} has names that are no text")
+        field |= {"data_registry": {}, "summary_stats": {f"n_{key}": len(names)}}
     return saved | {"model_name": "TriVI", "setup_method_name": "setup_mudata"}

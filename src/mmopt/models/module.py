@@ -195,6 +195,7 @@ class TriModule(BaseModuleClass):
         )
 
     @torch.inference_mode()
+    @auto_move_data
     def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> list[dict[str, Tensor]]:
         """Draw counts of the measured modalities from the posterior predictive, ``n_samples`` times."""
         drawn = []

@@ -99,7 +99,7 @@ class TriTrainingPlan(lightning.LightningModule):
     def on_train_batch_end(self, *_) -> None:
         optimizer = self.optimizers().optimizer
         rate = optimizer.alphas()[0] if hasattr(optimizer, "alphas") else optimizer.param_groups[0]["lr"]
-        self.rates.append(torch.as_tensor(rate, dtype=torch.float32).detach().clone())
+        self.rates.append(torch.as_tensor(rate, dtype=torch.float32, device=self.device).detach().clone())
         if self.global_step > self.average_from:
             self.average.update()
 
@@ -189,8 +189,8 @@ class TriTrainingPlan(lightning.LightningModule):
         self.epochs, self.best = state["epochs"], state["best"]
         self.best_value, self.best_epoch = state["best_value"], state["best_epoch"]
         self.trainer.should_stop = state["stopped"]
-        self.losses, self.rates = list(state["losses"]), list(state["rates"])
-        device = next(self.module.parameters()).device
+        device = self.trainer.strategy.root_device  # the module is moved there only later
+        self.losses, self.rates = list(state["losses"].to(device)), list(state["rates"].to(device))
         self.average.average = [a.to(device) for a in state["average"]]
 
 
@@ -212,7 +212,7 @@ class MosaicTrainRunner(TrainRunner):
                 raise KeyboardInterrupt from end
             raise
         finally:
-            if threading.current_thread() is threading.main_thread():
+            if handler is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)
             self.model.module.eval()
         self.training_plan.finish()

@@ -1,0 +1,95 @@
+"""The model as scvi-tools users know models, and the arguments it is made with."""
+
+import numpy as np
+import pytest
+import torch
+
+ALL = ("rna", "atac", "prot")
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            ("n_latent", 0),
+            ("n_latent", 2.5),
+            ("n_hidden", 0),
+            ("dropout_rate", 1.5),
+            ("dropout_rate", -0.1),
+            ("modality_dropout", 1.5),
+            ("modality_dropout", -0.1),
+            ("alignment", -1.0),
+            ("alignment", float("nan")),
+            ("atac_rank", 0),
+        ],
+    )
+    def test_out_of_range(self, make_model, argument, value):
+        with pytest.raises(ValueError, match=argument.partition("_rate")[0]):
+            make_model(**{argument: value})
+
+    def test_unknown(self, make_model):
+        with pytest.raises(TypeError, match="n_latnet"):
+            make_model(n_latnet=3)
+
+
+class TestScviConventions:
+    def test_elbo_and_reconstruction_error(self, fitted):
+        elbo, errors = fitted.get_elbo(), fitted.get_reconstruction_error()
+        assert set(errors) == {"nll_rna", "nll_atac", "nll_prot"}
+        kl = -float(elbo) - sum(float(v) for v in errors.values())
+        assert 0 < kl < 50
+        each = fitted.get_elbo(return_mean=False)
+        assert each.shape == (80,)
+        assert float(each.mean()) == pytest.approx(float(elbo), rel=1e-4)
+        some = fitted.get_reconstruction_error(indices=[4, 5], return_mean=False)
+        assert all(v.shape == (2,) for v in some.values())
+
+    def test_elbo_of_a_cell_counts_only_what_was_measured(self, fitted):
+        errors = fitted.get_reconstruction_error(return_mean=False)
+        for m in ALL:
+            np.testing.assert_array_equal(
+                errors[f"nll_{m}"].numpy() > 0, fitted.adata.obs_names.isin(fitted.adata[m].obs_names)
+            )
+
+    def test_answers_repeat(self, fitted):
+        assert float(fitted.get_elbo()) == float(fitted.get_elbo())
+
+    def test_describes_itself(self, fitted, make_model, capsys):
+        assert "rna 30, atac 40, prot 8 features; 2 batches; 4 latent dimensions" in fitted.summary_string
+        assert "Training status: Trained" in fitted.summary_string
+        assert "Not Trained" in make_model().summary_string
+        repr(fitted)
+        assert "TriVI" in capsys.readouterr().out
+        import rich.pretty  # noqa: F401  scvi-tools uses it without importing it
+
+        fitted.view_anndata_setup()
+        shown = capsys.readouterr().out
+        assert "donor" in shown
+        assert "prot" in shown
+
+    def test_usual_attributes(self, fitted):
+        assert fitted.is_trained
+        assert fitted.module.training is False
+        together = np.sort(np.concatenate([fitted.train_indices, fitted.validation_indices]))
+        np.testing.assert_array_equal(together, np.arange(80))
+        assert len(fitted.test_indices) == 0
+        assert fitted.summary_stats["n_rna"] == 30
+        assert fitted.registry["setup_args"]["batch_key"] == "donor"
+        assert str(fitted.device) == "cpu"
+
+    def test_posterior_predictive_counts(self, fitted):
+        (tensors,) = fitted._make_data_loader(fitted.adata, batch_size=128)
+        torch.manual_seed(0)
+        draws = fitted.module.sample(tensors, 40)
+        assert len(draws) == 40
+        for m in ALL:
+            x = torch.stack([d[m] for d in draws])
+            assert x.shape == (40, 64, fitted.adata[m].n_vars)
+            assert torch.equal(x, x.round())
+            assert (x >= 0).all()
+        depths = tensors["atac"].totals()
+        assert torch.equal(draws[0]["atac"].sum(1), depths)
+        observed = tensors["rna"].totals().mean()
+        assert torch.stack([d["rna"] for d in draws]).sum(-1).mean() == pytest.approx(
+            float(observed), rel=0.1
+        )
