@@ -117,7 +117,12 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, stop):
         "cpu",
     ]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # a shell that starts the suite in the background has Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:  # wait until training has begun
         if "Epoch 2/" in line or "training" in line:
