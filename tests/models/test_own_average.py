@@ -1,8 +1,11 @@
 import lightning.pytorch as lightning
+import pytest
 import torch
 
 from mmopt.models.clock import Clock
 from mmopt.models.own_average import EvaluateOwnAverage
+from mmopt.optim import creator
+from mmopt.optim.averaging import WeightAverage
 
 
 class TwoPlaces(torch.optim.SGD):
@@ -32,26 +35,69 @@ class Watch(lightning.Callback):
 
     def on_validation_batch_start(self, trainer, plan, *_):
         self.validation.add(trainer.optimizers[0].mode)
-        self.average = plan.average.average
+        self.beside = plan.average
 
 
 def test_training_and_evaluation_have_their_own_parameters(make_model, train):
     watch, fixed = Watch(), lambda params: TwoPlaces(params, lr=0.0)
     model = make_model()
     start = [p.detach().clone() for p in model.module.parameters()]
-    train(model, 4, optimizer=fixed, early_stopping=False, callbacks=[watch, EvaluateOwnAverage()])
+    train(model, 4, optimizer=fixed, early_stopping=False, callbacks=[watch])
     assert (watch.training, watch.validation) == ({"train"}, {"eval"})
-    assert watch.average == []
+    assert watch.beside is None
     for p, q in zip(model.module.parameters(), start, strict=True):
         torch.testing.assert_close(p, q + 1)
 
 
-def test_other_optimizers_do_not_notice(make_model, train):
-    plain, watched = (
-        train(make_model(), 4, early_stopping=False, callbacks=c) for c in ([], [EvaluateOwnAverage()])
+class Line(lightning.LightningModule):
+    """Somebody else's module."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+        self.create = optimizer
+        self.iterates, self.evaluated = [], []
+
+    def training_step(self, batch, _):
+        if self.iterates:
+            assert torch.equal(self.weight, self.iterates[-1])
+        return (batch @ self.weight - 1).square().mean()
+
+    def on_train_batch_end(self, *_):
+        self.iterates.append(self.weight.detach().clone())
+
+    def validation_step(self, batch, _):
+        self.evaluated.append(self.weight.detach().clone())
+
+    def configure_optimizers(self):
+        return self.create([self.weight])
+
+
+@pytest.mark.parametrize("name", ["asgdadam", "adam"])
+def test_in_other_modules_a_callback_evaluates_at_the_average(name, tmp_path):
+    torch.manual_seed(0)
+    module = Line(creator(name, lr=1e-2))
+    loader = torch.utils.data.DataLoader(torch.randn(40, 3), batch_size=4)
+    trainer = lightning.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        callbacks=[EvaluateOwnAverage()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
     )
-    for p, q in zip(plain.module.parameters(), watched.module.parameters(), strict=True):
-        assert torch.equal(p, q)
+    trainer.fit(module, loader, loader)
+    beside = WeightAverage([module.weight], 8.0)
+    for iterate in module.iterates:
+        module.weight.data.copy_(iterate)
+        beside.update()
+    end, last = module.evaluated[-1], module.iterates[-1]
+    beside.eval()
+    torch.testing.assert_close(end, module.weight.detach() if name == "asgdadam" else last)
+    assert torch.equal(end, last) is (name == "adam")
 
 
 def test_the_clock_runs_in_training_only(make_model, train):

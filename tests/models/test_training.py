@@ -120,22 +120,44 @@ class TestSchedule:
 
 
 class TestEnd:
-    def test_without_early_stopping_it_is_the_average_of_the_second_half(self, make_model, train):
+    @pytest.mark.parametrize("optimizer", ["adam", "asgdadam"])
+    def test_without_early_stopping_it_is_the_average_of_the_iterates(self, make_model, train, optimizer):
         states = []
 
         def collect(trainer, plan):
-            if trainer.global_step > 6:
-                states.append({k: p.detach().clone() for k, p in plan.module.named_parameters()})
+            states.append({k: p.detach().clone() for k, p in plan.module.named_parameters()})
 
         model = make_model()
         spy = Spy(on_train_batch_end=collect)
-        train(model, 4, early_stopping=False, callbacks=[spy], plan_kwargs={"average_decay": 0.7})
-        assert len(states) == 6
+        own = {"optimizer_kwargs": {"averaging": 2.0}} if optimizer == "asgdadam" else {}
+        train(
+            model,
+            8,
+            early_stopping=False,
+            callbacks=[spy],
+            optimizer=optimizer,
+            plan_kwargs={"averaging": 2.0},
+            **own,
+        )
+        assert len(states) == 24
         for name, p in model.module.named_parameters():
-            average = states[0][name]
-            for state in states[1:]:
-                average = 0.7 * average + 0.3 * state[name]
-            torch.testing.assert_close(p.detach(), average, rtol=1e-5, atol=1e-6)
+            expected = (
+                0.25 * states[9][name] + 0.75 * states[19][name]
+            )  # the tenth and the twentieth, power 2
+            torch.testing.assert_close(p.detach(), expected, rtol=1e-5, atol=1e-6)
+
+    def test_it_is_the_last_iterate_where_no_average_is_kept(self, make_model, train):
+        last = {}
+
+        def collect(trainer, plan):
+            last.update({k: p.detach().clone() for k, p in plan.module.named_parameters()})
+
+        spy = Spy(on_train_batch_end=collect)
+        model = make_model()
+        train(
+            model, 8, early_stopping=False, callbacks=[spy], optimizer="adam", plan_kwargs={"averaging": None}
+        )
+        assert all(torch.equal(p, last[name]) for name, p in model.module.named_parameters())
 
     def test_early_stopping_ends_with_the_best_held_out_parameters(self, make_model, train):
         """With a rate that ruins the fit later on, the last epoch is not the best."""

@@ -55,7 +55,7 @@ def test_defaults_are_each_optimizers_own():
     assert create("amsgrad", parameters()).defaults["amsgrad"] is True
     assert create("adam", parameters()).defaults["amsgrad"] is False
     assert create("adamw", parameters()).defaults["weight_decay"] == 0.01
-    assert create("asgdadam", parameters()).defaults["alpha_max"] == 1e-2
+    assert create("asgdadam", parameters()).defaults["alpha_max"] == 2e-2
 
 
 def test_an_unknown_name_lists_the_accepted_ones():

@@ -144,7 +144,7 @@ class Regression(lightning.LightningModule):
         return (self.net(batch) - batch.sum(1, keepdim=True)).square().mean()
 
     def configure_optimizers(self):
-        optimizer = ASGDAdam(self.parameters(), warmup_steps=0, switch_interval=2)
+        optimizer = ASGDAdam(self.parameters(), alpha_max=0.1)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -177,4 +177,4 @@ def test_lightning_trains_clips_schedules_and_resumes(tmp_path):
     again = trainer(3)
     again.fit(Regression(), batches, ckpt_path=tmp_path / "half.ckpt")
     assert again.optimizers[0].param_groups[0]["t"] == 30
-    assert again.optimizers[0].base_rates()[0] > base
+    assert again.optimizers[0].base_rates()[0] >= base

@@ -1,19 +1,24 @@
-"""Optimizers that are to be judged by an average of their iterates which they keep themselves."""
+"""In other people's Lightning modules: optimizers judged at the average of their iterates which they keep."""
 
 import lightning.pytorch as lightning
 
+from mmopt.optim.averaging import keeps_average
+
 
 class EvaluateOwnAverage(lightning.Callback):
-    """Evaluate, and end training, at the average that a Schedule-Free optimizer keeps.
+    """Evaluate, and end training, at the average that an optimizer keeps (the ASGD family, Schedule-Free).
 
-    Such an optimizer has ``train()`` and ``eval()``; the plan's own average of the parameters is left out, because an
-    average of averages is not what it promises. Nothing happens with any other optimizer.
+    Nothing happens with an optimizer that keeps none. TriVI needs no callback.
+
+    Examples
+    --------
+    >>> ours = {"optimizer": "Custom", "optimizer_creator": mm.optim.creator("asgdadam", lr=1e-3)}
+    >>> model = scvi.model.SCVI(adata)
+    >>> model.train(plan_kwargs=ours, callbacks=[EvaluateOwnAverage()])
     """
 
     def on_train_start(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
-        self.optimizers = [o for o in trainer.optimizers if hasattr(o, "train") and hasattr(o, "eval")]
-        if self.optimizers:
-            plan.average_from = float("inf")
+        self.optimizers = [o for o in trainer.optimizers if keeps_average(o)]
         self._switch("train")
 
     def on_validation_start(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:

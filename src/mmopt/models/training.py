@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mmopt._files import atomic_path
 from mmopt._random import derived
-from mmopt.models.averaging import WeightAverage
 from mmopt.models.guard import FiniteGuard, NonFiniteLossError
 from mmopt.models.module import TriModule
+from mmopt.optim.averaging import WeightAverage, keeps_average
 
 Creator = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
@@ -30,10 +30,13 @@ class TriTrainingPlan(lightning.LightningModule):
     optimizer_creator
         From parameters to an optimizer.
     n_steps
-        Steps of a full run: the weight of the Kullback-Leibler term rises over the first ``warmup`` of them, and the
-        parameters are averaged over the second half.
-    warmup, average_decay
+        Steps of a full run: the weight of the Kullback-Leibler term rises over the first ``warmup`` of them.
+    warmup
         See there.
+    averaging
+        Validation and the trained model are at an average of the iterates: the optimizer's own if it keeps one, else one
+        that is kept beside it, with weights of this power (see :func:`mmopt.optim.averaging.weight`). ``None`` keeps
+        none beside.
     patience
         Stop when the held-out bound has not improved for so many epochs, though not in the first half, and end with
         the parameters that were best; ``None`` trains to the end and keeps the last.
@@ -52,7 +55,7 @@ class TriTrainingPlan(lightning.LightningModule):
         *,
         n_steps: int,
         warmup: float = 0.3,
-        average_decay: float = 0.98,
+        averaging: float | None = 8.0,
         patience: int | None = None,
         half: int = 0,
         checkpoint: Path | None = None,
@@ -61,10 +64,11 @@ class TriTrainingPlan(lightning.LightningModule):
         super().__init__()
         self.module = module
         self.optimizer_creator = optimizer_creator
-        self.n_warmup, self.average_from = warmup * n_steps, n_steps // 2
+        self.n_warmup, self.averaging = warmup * n_steps, averaging
         self.patience, self.half, self.checkpoint, self.seed = patience, half, checkpoint, seed
         self.description = ""  # of the run, so that a checkpoint is not taken for that of another
-        self.average = WeightAverage(module, average_decay)
+        self.average: WeightAverage | None = None
+        self.average_state: dict | None = None  # of a run that is to go on
         self.guard = FiniteGuard(module)
         self.best: dict[str, Tensor] = {}
         self.best_value, self.best_epoch = float("inf"), -1
@@ -74,7 +78,19 @@ class TriTrainingPlan(lightning.LightningModule):
         self._sums: dict[str, dict[str, Tensor]] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer_creator([p for p in self.module.parameters() if p.requires_grad])
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        optimizer = self.optimizer_creator(parameters)
+        self.keeper = optimizer if keeps_average(optimizer) else None
+        if self.averaging is not None and self.keeper is None:
+            self.keeper = self.average = WeightAverage(parameters, self.averaging)
+            if self.average_state is not None:
+                self.average.load_state_dict(self.average_state)
+        return optimizer
+
+    def _at_average(self, yes: bool) -> None:
+        """Put the average in the place of the parameters, or take it out again."""
+        if self.keeper is not None:
+            self.keeper.eval() if yes else self.keeper.train()
 
     @property
     def kl_weight(self) -> float:
@@ -100,11 +116,11 @@ class TriTrainingPlan(lightning.LightningModule):
         optimizer = self.optimizers().optimizer
         rate = optimizer.alphas()[0] if hasattr(optimizer, "alphas") else optimizer.param_groups[0]["lr"]
         self.rates.append(torch.as_tensor(rate, dtype=torch.float32, device=self.device).detach().clone())
-        if self.global_step > self.average_from:
+        if self.average is not None:
             self.average.update()
 
     def on_validation_epoch_start(self) -> None:
-        self.average.swap()
+        self._at_average(True)
         self._sums["validation"] = {}
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
@@ -119,7 +135,7 @@ class TriTrainingPlan(lightning.LightningModule):
         if self.patience is not None and means["elbo_validation"] < self.best_value:
             self.best_value, self.best_epoch = means["elbo_validation"], self.current_epoch
             self.best = {k: v.clone() for k, v in self.module.state_dict().items()}
-        self.average.swap()
+        self._at_average(False)
 
     def on_train_epoch_end(self) -> None:
         self.guard.check()
@@ -134,7 +150,7 @@ class TriTrainingPlan(lightning.LightningModule):
 
     def finish(self) -> None:
         """Leave the module with the averaged parameters, or the best ones; also after a run that was complete before."""
-        self.average.swap()
+        self._at_average(True)
         if self.best:
             self.module.load_state_dict(self.best)
 
@@ -176,7 +192,7 @@ class TriTrainingPlan(lightning.LightningModule):
             "epochs": self.epochs,
             "losses": torch.stack(self.losses).cpu(),
             "rates": torch.stack(self.rates).cpu(),
-            "average": self.average.average,
+            "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
             "best_value": self.best_value,
             "best_epoch": self.best_epoch,
@@ -191,7 +207,7 @@ class TriTrainingPlan(lightning.LightningModule):
         self.trainer.should_stop = state["stopped"]
         device = self.trainer.strategy.root_device  # the module is moved there only later
         self.losses, self.rates = list(state["losses"].to(device)), list(state["rates"].to(device))
-        self.average.average = [a.to(device) for a in state["average"]]
+        self.average_state = state["average"]
 
 
 class MosaicTrainRunner(TrainRunner):

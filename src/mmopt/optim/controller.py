@@ -2,7 +2,7 @@
 
 Its memory lives in the parameter group, as tensors on the parameters' device, so that it travels with checkpoints and
 a step never waits for the device: ``base_rate`` (A), ``alpha`` (the rate of the last step), ``votes`` (sum of S and
-number of steps that voted in this window), ``agreement`` (mean S of the last window), ``t`` and ``base_lr``.
+number of steps that voted in this window), ``voters`` (coordinates that vote), ``agreement`` (mean S of the last window), ``t`` (steps) and ``base_lr``.
 A is kept in float64 where the device has it, so that it can equal a bound, or ``lr``, bit for bit.
 """
 
@@ -13,10 +13,23 @@ from torch import Tensor
 
 Group = dict[str, Any]
 
+ONE_MOVE = 0.03  # how far the mean vote lies from the threshold when the rate moves by one whole factor
+MOST_MOVES = 6.0  # upwards in one window: far below the right rate the votes leave no doubt
+NO_CHANCE = (
+    4.0  # standard errors of a vote by coin: below, a few coordinates by chance would drive the rate upwards
+)
+START, FEW = (
+    50,
+    3,
+)  # in the first 50 steps, three votes that leave no doubt need not wait for the end of the window
+
 
 def start(group: Group) -> None:
     """Give the group a controller at the beginning of its path, at ``lr`` clipped to the bounds."""
-    size = len(group["params"]) if group["scope"] == "tensor" else 1
+    sizes = [p.numel() for p in group["params"]]
+    if group["scope"] == "group":
+        sizes = [sum(sizes)]
+    size = len(sizes)
     rate = float(group["lr"])
     group["base_lr"] = rate
     if group["switch_rule"] != "none":
@@ -24,8 +37,11 @@ def start(group: Group) -> None:
     group["base_rate"] = torch.full((size,), rate, dtype=torch.float64)
     group["alpha"] = group["base_rate"].clone()
     group["votes"] = torch.zeros(size, 2, dtype=torch.float64)
+    group["voters"] = torch.tensor(sizes, dtype=torch.float64).clamp(1, group["max_votes"])
     group["agreement"] = torch.full((size,), torch.nan, dtype=torch.float64)
     group["t"] = 0
+    group["n_averaged"] = 0
+    group["evaluating"] = False
     place(group)
 
 
@@ -33,43 +49,43 @@ def place(group: Group) -> None:
     """Move the controller to the device of the parameters, and its step count where graph capture can see it."""
     device = group["params"][0].device if group["params"] else torch.device("cpu")
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    for name in ("base_rate", "alpha", "votes", "agreement"):
+    for name in ("base_rate", "alpha", "votes", "voters", "agreement"):
         group[name] = group[name].to(device=device, dtype=dtype)
-    if group["capturable"]:
-        group["t"] = torch.as_tensor(group["t"], dtype=torch.int64).to(device)
-    else:
-        group["t"] = int(group["t"])
+    for name in ("t", "n_averaged"):
+        if group["capturable"]:
+            group[name] = torch.as_tensor(group[name], dtype=torch.int64).to(device)
+        else:
+            group[name] = int(group[name])
 
 
 def listen(group: Group, heard: Tensor) -> None:
     """Take in one step's votes, (n, 2) with S and whether anything voted; at the end of a window, decide."""
     if heard.device != group["votes"].device:
         place(group)
-    group["t"] += 1
     group["votes"] += heard
-    due = group["t"] % group["switch_interval"] == 0
-    if group["capturable"]:
-        _decide(group, due)
-    elif due:
-        _decide(group, torch.ones((), dtype=torch.bool, device=heard.device))
+    whole = group["t"] % group["switch_interval"] == 0
+    if group["capturable"] or whole or group["t"] <= START:
+        _decide(group, whole)
 
 
-def _decide(group: Group, due: Tensor) -> None:
-    """Close the window where ``due``: no branch, so that a captured graph decides as well."""
-    rate, votes = group["base_rate"], group["votes"]
+def _decide(group: Group, whole: bool | Tensor) -> None:
+    """Close the window if it is ``whole``, or clear at the start: no branch, so that a captured graph decides as well."""
+    rate, (sums, n) = group["base_rate"], group["votes"].unbind(1)
     # steps without a vote (all gradients zero) say nothing; counted as S = 0 they would raise the rate
-    mean = votes[:, 0] / votes[:, 1].clamp(min=1)
-    due_and_heard = due & (votes[:, 1] > 0)
+    mean = sums / n.clamp(min=1)
+    moves = (mean - group["threshold"]) / ONE_MOVE
+    most = torch.where(moves * ONE_MOVE * (n * group["voters"]).sqrt() > NO_CHANCE, MOST_MOVES, 1.0)
+    clear = (moves >= MOST_MOVES) & (most > 1) & (n >= FEW) & (group["t"] <= START)
     if group["switch_rule"] == "switch":
-        moved = torch.full_like(rate, group["alpha_min"])
-        moved = moved.masked_fill(mean > group["threshold"], group["alpha_max"])
+        clear = torch.zeros_like(clear)
+        moved = torch.full_like(rate, group["alpha_min"]).masked_fill(moves > 0, group["alpha_max"])
     else:
-        moved = rate * group["switch_factor"] ** torch.sign(mean - group["threshold"])
+        moved = rate * group["switch_factor"] ** moves.clamp(min=-1).minimum(most)
         moved = moved.clamp(group["alpha_min"], group["alpha_max"])
-    warm = group["t"] >= group["warmup_steps"]
-    rate.copy_(torch.where(due_and_heard & warm, moved, rate))
-    group["agreement"].copy_(torch.where(due_and_heard, mean, group["agreement"]))
-    votes.mul_(~due)
+    closed = (clear | whole) & (n > 0)
+    rate.copy_(torch.where(closed & (clear | (group["t"] >= group["warmup_steps"])), moved, rate))
+    group["agreement"].copy_(torch.where(closed, mean, group["agreement"]))
+    group["votes"].masked_fill_((clear | whole).unsqueeze(1), 0.0)
 
 
 def effective(group: Group) -> Tensor:

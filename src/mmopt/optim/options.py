@@ -76,6 +76,11 @@ def asgd_checks(group: dict[str, Any]) -> list[Check]:
         ("threshold", _number(group["threshold"], -1, 1), "a number in [-1, 1]"),
         ("warmup_steps", _whole(group["warmup_steps"], 0), "a whole number of steps >= 0"),
         ("scope", group["scope"] in SCOPES, f"one of {', '.join(SCOPES)}"),
+        (
+            "averaging",
+            group["averaging"] is None or _number(group["averaging"], 0),
+            "a finite number >= 0, or None",
+        ),
         ("max_votes", _whole(group["max_votes"], 1), "a whole number of coordinates >= 1"),
         ("damping", _pair_of_positives(group["damping"]), "two finite numbers > 0, (delta, tau)"),
         ("fused", not (group["fused"] and group["foreach"]), "fused=True or foreach=True, not both"),

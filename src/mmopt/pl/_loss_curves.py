@@ -63,8 +63,7 @@ def loss_curves(
     Notes
     -----
     Training values are means over an epoch in which the parameters still move, with dropout and fresh noise; held-out
-    values are taken at the end of the epoch, without dropout, with fixed noise, in the second half from averaged
-    parameters. Training curves can therefore lie above held-out ones without anything being wrong. Values of a
+    values are taken at the end of the epoch, without dropout, with fixed noise, from averaged parameters. Training curves can therefore lie above held-out ones without anything being wrong. Values of a
     modality are per cell in which it was measured, so that modalities need not add up to the bound. Early epochs that
     would flatten the rest run out of the axes. The bounds of the rate are drawn where the fit was given them.
 

@@ -15,7 +15,6 @@ from mmopt._random import derived
 from mmopt.models import NonFiniteLossError, TriVI
 from mmopt.models.clock import Clock
 from mmopt.models.data import held_out_cells, read
-from mmopt.models.own_average import EvaluateOwnAverage
 from mmopt.tl._held_out import baseline_scores, held_out_scores
 
 DEFAULT = ("adam", "amsgrad", "padam", "sgd", "asgdadam", "asgdamsgrad")
@@ -177,7 +176,7 @@ def compare_optimizers(
                 accelerator=accelerator,
                 random_state=seed,
                 progress_bar=False,
-                callbacks=[*callbacks, clock, EvaluateOwnAverage()],
+                callbacks=[*callbacks, clock],
                 **train_kwargs,
             )
         except NonFiniteLossError:
