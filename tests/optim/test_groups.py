@@ -157,7 +157,7 @@ def test_an_argument_out_of_range_is_refused_by_name(build, argument, value):
 
 
 def test_crossed_bounds_name_both():
-    with pytest.raises(ValueError, match=r"alpha_max=0\.01 .* >= alpha_min, which is 0\.1"):
+    with pytest.raises(ValueError, match=r"alpha_max=0\.02 .* >= alpha_min, which is 0\.1"):
         ASGDAdam([parameter()], alpha_min=0.1)
 
 

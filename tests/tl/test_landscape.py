@@ -46,7 +46,7 @@ def test_two_calls_agree_bit_for_bit(seen):
     np.testing.assert_array_equal(mdata.uns["again"]["loss"], first)
 
 
-def test_hessian_directions_curve_more_than_random_ones(seen):
+def test_hessian_directions_curve_as_their_eigenvalues_say(seen):
     mdata, model = seen
     mm.tl.landscape(
         mdata,
@@ -58,13 +58,11 @@ def test_hessian_directions_curve_more_than_random_ones(seen):
         key_added="sharp",
         progress_bar=False,
     )
-    mm.tl.landscape(mdata, model, span=0.02, n_points=3, n_cells=60, key_added="plain", progress_bar=False)
-
-    def bend(slot):
-        line = slot["loss"][1]
-        return line[0] - 2 * line[1] + line[2]
-
-    assert bend(mdata.uns["sharp"]) > bend(mdata.uns["plain"])
+    loss = mdata.uns["sharp"]["loss"]
+    # at the ends of a unit span the quadratic rises by a twentieth of the loss, whatever the eigenvalue
+    expected = 0.02**2 * 2 * 0.05 * loss[1, 1]
+    for line in (loss[1], loss[:, 1]):
+        assert line[0] - 2 * line[1] + line[2] == pytest.approx(expected, rel=0.2)
     first, second = mdata.uns["sharp"]["hessian_eigenvalues"]
     assert first >= second
 

@@ -203,10 +203,12 @@ def _travelled(run: list[Params], n: int, seed: int) -> tuple[list[Params], dict
 
 
 def _around(coordinates: np.ndarray, span: float, n: int) -> np.ndarray:
-    """Grid that holds the run and, exactly, the fit."""
-    low, high = coordinates.min(), coordinates.max()
-    margin = MARGIN * (high - low)
-    return curvature.axis(n, span * (low - margin), span * (high + margin))
+    """Grid that holds the run and, exactly, the fit, which is at 0: no finer than the longer side allows."""
+    margin = MARGIN * np.ptp(coordinates)
+    low, high = span * (coordinates.min() - margin), span * (coordinates.max() + margin)
+    before = np.arange(1, n - 1)  # points before 0
+    steps = np.maximum(-low / before, high / (n - 1 - before))
+    return steps.min() * (np.arange(n) - before[steps.argmin()])
 
 
 def _comparable(model: TriVI, other: TriVI) -> Params:
