@@ -6,8 +6,6 @@ import pytest
 import scvi
 import torch
 from anndata import AnnData
-from mudata import MuData
-from scvi.train import AdversarialTrainingPlan
 
 from mmopt._random import isolated
 from mmopt.optim import ASGDAdam, ASGDAMSGrad, creator
@@ -25,13 +23,6 @@ QUIET = {
 def counts(cells, features, rate, seed):
     cells_and_features = np.random.default_rng(seed).poisson(rate, (cells, features))
     return AnnData(cells_and_features.astype(np.float32))
-
-
-class OurPlan(AdversarialTrainingPlan):
-    """The documented route into MULTIVI, whose ``train`` overwrites the optimizer of ``plan_kwargs`` with AdamW."""
-
-    def get_optimizer_creator(self):
-        return creator("asgdadam", lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, warmup_steps=0)
 
 
 def fit(build, **train):
@@ -92,44 +83,6 @@ def test_totalvi_is_trained_by_ours():
     )
     assert type(optimizer) is ASGDAMSGrad
     assert optimizer.param_groups[0]["t"] > 0
-
-
-@pytest.fixture
-def trimodal():
-    modalities = {"rna": counts(60, 10, 2.0, 0), "atac": counts(60, 8, 0.5, 1), "prot": counts(60, 3, 9.0, 2)}
-    modalities["atac"].X = (modalities["atac"].X > 0).astype(np.float32)
-    mdata = MuData(modalities)
-    layers = {"rna_layer": "rna", "atac_layer": "atac", "protein_layer": "prot"}
-    scvi.model.MULTIVI.setup_mudata(mdata, modalities=layers)
-
-    def build():
-        return scvi.model.MULTIVI(mdata, n_genes=10, n_regions=8, n_hidden=8, n_latent=2)
-
-    return build
-
-
-def test_multivi_is_trained_by_ours_through_a_training_plan(trimodal):
-    def build_with_our_plan():
-        model = trimodal()
-        model._training_plan_cls = OurPlan
-        return model
-
-    _, weights, optimizer = fit(build_with_our_plan, lr=1e-3)
-    assert type(optimizer) is ASGDAdam
-    assert optimizer.param_groups[0]["t"] > 0
-    assert optimizer.defaults["lr"] == 1e-3
-
-    _, adamw, theirs = fit(trimodal, lr=1e-3)
-    assert type(theirs) is torch.optim.AdamW
-    assert (weights - adamw).abs().max() > 1e-4
-    _, again, _ = fit(trimodal, lr=1e-3)
-    assert torch.equal(adamw, again)  # so the optimizer is what made the difference
-
-
-def test_multivi_ignores_plan_kwargs_as_our_documentation_says(trimodal):
-    custom = {"optimizer": "Custom", "optimizer_creator": creator("asgdadam")}
-    _, _, optimizer = fit(trimodal, plan_kwargs=custom)
-    assert type(optimizer) is torch.optim.AdamW
 
 
 class Regression(lightning.LightningModule):

@@ -1,7 +1,12 @@
-"""TriVI, the tri-modal variational model, as a native scvi-tools model."""
+"""TriVI, the tri-modal variational model, as a native scvi-tools model; and our optimizers in other people's models."""
 
 import lazy_loader as _lazy
 
 __getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submod_attrs={"guard": ["NonFiniteLossError"], "trivi": ["TriVI"]}
+    __name__,
+    submod_attrs={
+        "guard": ["NonFiniteLossError"],
+        "other_models": ["use_optimizer"],
+        "trivi": ["TriVI"],
+    },
 )

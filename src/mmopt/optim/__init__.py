@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "asgd": ["ASGDAMSGrad", "ASGDAdam"],
+        "log_rates": ["LogRates"],
         "padam": ["Padam"],
         "registry": ["available", "create", "creator"],
         "rivals": ["available_rivals"],
