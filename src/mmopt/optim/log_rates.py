@@ -33,7 +33,9 @@ class LogRates(lightning.Callback):
     def on_train_batch_end(  # noqa: D102
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
     ) -> None:
-        pl_module.log_dict(current_rates(trainer.optimizers), on_step=True, on_epoch=False)
+        # as Lightning's LearningRateMonitor asks; logging at every step would cost a millisecond each
+        if trainer._logger_connector.should_update_logs:
+            pl_module.log_dict(current_rates(trainer.optimizers), on_step=True, on_epoch=False)
 
 
 def current_rates(optimizers: Iterable[Optimizer]) -> dict[str, float | Tensor]:
