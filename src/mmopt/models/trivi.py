@@ -64,9 +64,9 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
     random_state
         Seed of the starting weights.
     registry
-        A setup to use without data, as :meth:`load` does.
+        A setup to use without data, as :meth:`TriVI.load` does.
     **module_kwargs
-        Further arguments of :class:`mmopt.models.module.TriModule`.
+        Further arguments of the network, ``mmopt.models.module.TriModule``.
 
     Examples
     --------
@@ -145,7 +145,7 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities in use: ``"rna"``, ``"atac"``, ``"prot"``, in this order."""
+        """The modalities in use, of ``"rna"``, ``"atac"``, ``"prot"``, in this order."""
         return self.module.modalities
 
     # ------------------------------------------------------------------ data

@@ -1,0 +1,106 @@
+"""The pages: their code runs as printed, they name all that is public, and their tables are the benchmarks'."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from mmopt import tl
+from mmopt.optim.options import DOCUMENTATION
+
+DOCS = Path(__file__).parents[1] / "docs"
+CODE = {
+    page.stem: blocks
+    for page in sorted(DOCS.glob("*.md"))
+    if (blocks := re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S))
+}
+
+
+@pytest.fixture
+def briefly(monkeypatch, tmp_path):
+    """Whatever trains does so for two epochs, what is left at its default is small, and nothing is left behind."""
+    whole = lightning.Trainer.__init__
+
+    def brief(self, *args, max_epochs=None, **kwargs):
+        whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
+
+    monkeypatch.setattr(lightning.Trainer, "__init__", brief)
+    for tool, small in (
+        (tl.landscape, {"n_points": 3, "n_cells": 60}),
+        (tl.curvature, {"n_probes": 2, "n_noise": 2, "k": 2, "n_cells": 60}),
+    ):
+        for argument, value in small.items():
+            assert argument in tool.__kwdefaults__
+            monkeypatch.setitem(tool.__kwdefaults__, argument, value)
+    monkeypatch.setattr(plt, "show", lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    yield
+    plt.close("all")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", CODE)
+def test_the_code_of_a_page_runs_as_printed(page, briefly):
+    names = {"__name__": page}
+    for block in CODE[page]:
+        exec(compile(block, f"{page}.md", "exec"), names)
+
+
+def test_these_pages_have_code():
+    assert set(CODE) >= {"landscape", "optimizers", "published_comparison"}
+
+
+@pytest.mark.parametrize("package", ["curvature", "datasets", "metrics", "models", "optim", "pl", "pp", "tl"])
+def test_the_reference_lists_all_that_is_public(package):
+    listed = re.findall(rf"^   {package}\.(\w+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.M)
+    module = importlib.import_module(f"mmopt.{package}")
+    public = [name for name in module.__all__ if callable(getattr(module, name))]
+    assert sorted(listed) == sorted(public)
+
+
+def test_the_address_in_warnings_is_that_of_a_page():
+    assert (DOCS / DOCUMENTATION.rpartition("/")[2].replace(".html", ".md")).is_file()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    sys.path.insert(0, str(DOCS))
+    try:
+        results = importlib.import_module("results")
+    finally:
+        sys.path.remove(str(DOCS))
+    out = tmp_path_factory.mktemp("generated")
+    results.write(DOCS.parent / "benchmarks", out)
+    return out
+
+
+def test_tables_hold_the_results(made):
+    folder = DOCS.parent / "benchmarks" / "published_comparison"
+    metrics = pd.read_csv(folder / "metrics.csv")
+    text = (made / "include" / "published_metrics.md").read_text(encoding="utf-8")
+    for score in ("accuracy", "r2"):
+        for value in metrics[score]:
+            assert f"| {value:.3f}" in text
+    fair = pd.read_csv(folder / "fair_protocol.csv")
+    text = (made / "include" / "published_fair.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(fair) + 2 * fair["data"].nunique()  # with two lines of head each
+    for elbo, verdict in zip(fair["elbo"], fair["verdict"], strict=True):
+        assert any(f"| {elbo:.1f} |" in row and f"| {verdict} |" in row for row in rows)
+
+
+def test_there_is_a_figure_for_every_data_set(made):
+    data = pd.read_csv(DOCS.parent / "benchmarks" / "published_comparison" / "runs.csv")["data"].unique()
+    assert {f"published_{name}.png" for name in data} == {f.name for f in (made / "figures").iterdir()}
+
+
+def test_every_measurement_is_on_its_page(made):
+    text = (made / "include" / "measurements.md").read_text(encoding="utf-8")
+    for page in (DOCS.parent / "benchmarks" / "optimizers").glob("*.md"):
+        title = page.read_text(encoding="utf-8").splitlines()[0]
+        assert f"#{title}" in text.splitlines()
