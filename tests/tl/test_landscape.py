@@ -1,3 +1,5 @@
+import random
+
 import mudata
 import numpy as np
 import pytest
@@ -173,6 +175,45 @@ def test_every_kind_survives_a_file_and_can_be_drawn(runs, tmp_path):
             if isinstance(value, np.ndarray):
                 np.testing.assert_array_equal(value, found[name])
         mm.pl.landscape(again, key=key, show=False)
+
+
+def test_nothing_is_left_behind(runs):
+    mdata, model, other, recorder = runs
+    module = model.module.train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    states = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+    for kind in (
+        {},
+        {"directions": "trajectory", "trajectory": recorder},
+        {"directions": "hessian", "n_dimensions": 1},
+        {"other": other},
+    ):
+        mm.tl.landscape(mdata, model, **kind, key_added="again", **SMALL)
+    assert module.training and all(p.grad is None for p in module.parameters())
+    module.eval()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()) == states
+
+
+@pytest.mark.cuda
+def test_on_a_gpu(runs):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    mdata, model, other, recorder = runs
+    for name, kind in {
+        "random": {},
+        "run": {"directions": "trajectory", "trajectory": recorder},
+        "path": {"other": other},
+    }.items():
+        mm.tl.landscape(mdata, model, **kind, key_added=f"{name}_cpu", **SMALL)
+        model.to_device("cuda:0")
+        try:
+            mm.tl.landscape(mdata, model, **kind, key_added=f"{name}_gpu", **SMALL)
+        finally:
+            model.to_device("cpu")
+        np.testing.assert_allclose(
+            mdata.uns[f"{name}_gpu"]["loss"], mdata.uns[f"{name}_cpu"]["loss"], rtol=1e-4
+        )
 
 
 def test_a_fit_of_other_data_is_refused(runs, fitted):
