@@ -92,6 +92,19 @@ def test_eigenvalues_of_a_known_spectrum(which):
     assert residuals.max() < 1e-6
 
 
+def test_a_shift_finds_a_smallest_eigenvalue_that_is_close_to_zero():
+    """Relative to itself -1e-3 would have to be found to 1e-7, among many others around zero."""
+    spectrum = np.r_[100.0, 50.0, np.linspace(-1e-3, 1e-3, 398)]
+    loss_fn, params, _ = quadratic(spectrum)
+    with pytest.raises(RuntimeError, match="0 of 1 eigenvalues converged"):
+        top_eigenvalues(loss_fn, params, which="SA", max_restarts=2)
+    found = top_eigenvalues(loss_fn, params, which="SA", max_restarts=2, shift=100.0)
+    assert found.residuals[0] < 1e-4 * 100
+    assert abs(found.eigenvalues[0] + 1e-3) <= found.residuals[0] + 1e-12
+    exact = top_eigenvalues(*quadratic()[:2], k=2, which="SA", shift=SPECTRUM.max(), tol=1e-12)
+    np.testing.assert_allclose(exact.eigenvalues, np.sort(SPECTRUM)[1::-1], atol=1e-6)
+
+
 def test_the_default_tolerance_is_kept_in_float32_on_a_network():
     loss_fn, params = smooth_network(torch.float32)
     exact = np.linalg.eigvalsh(dense_hessian(*smooth_network()))[::-1]

@@ -51,7 +51,7 @@ def test_contours_mark_the_fit_and_rise_from_the_lowest_point():
     assert star.get_xydata().tolist() == [[0, 0]]
     assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 1), (-2, 2))
     bar = ax.figure.axes[1]
-    assert bar.get_ylabel() == "Loss above lowest point"
+    assert bar.get_ylabel() == "Loss above lowest (nats per cell)"
     assert tick_labels(bar.yaxis) == ["0", "0.1", "0.2", "0.5", "1", "2", "5", "10"]
 
 
@@ -87,13 +87,17 @@ def test_the_trajectory_and_its_null_are_shown():
     variance = {"explained_variance": np.array([0.9, 0.06]), "null_explained_variance": np.array([0.8, 0.1])}
     mdata = plane(trajectory=path, **variance)
     ax = landscape(mdata, show=False)
-    np.testing.assert_array_equal(ax.lines[0].get_xydata(), path)
+    # the run, and dotted from its last iterate to the fit
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), path[:-1])
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), path[-2:])
+    assert (ax.lines[0].get_linestyle(), ax.lines[1].get_linestyle()) == ("-", ":")
     assert ax.get_xlabel() == "PC 1: 90% (random walk 80%)"
     assert ax.get_ylabel() == "PC 2: 6% (random walk 10%)"
     surface = landscape(mdata, kind="surface", show=False)
     x, y, z = surface.lines[0].get_data_3d()
-    np.testing.assert_array_equal(np.stack([x, y], 1), path)
-    assert z[-1] == 0 and z[0] > z[1] > 0
+    np.testing.assert_array_equal(np.stack([x, y], 1), path[:-1])
+    assert z[0] > z[1] > 0
+    assert [ends[-1] for ends in surface.lines[2].get_data_3d()] == [0, 0, 0]
 
 
 def test_hessian_directions_are_named_by_their_eigenvalues():
@@ -143,7 +147,7 @@ def test_several_parts_are_compared_from_the_fit():
     ax = landscape(lines(), modality=["loss", "rna"], show=False)
     np.testing.assert_allclose([line.get_ydata() for line in ax.lines], [2 * X**2, X**2], atol=1e-12)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["Loss", "RNA loss"]
-    assert ax.get_ylabel() == "Loss above the fit"
+    assert ax.get_ylabel() == "Loss above the fit\n(nats per cell)"
 
 
 def test_lines_of_a_plane_are_its_cross_sections():
@@ -161,7 +165,7 @@ def test_a_path_shows_its_barrier():
     path.uns["landscape"]["loss_rna"] = 7 + x
     ax = landscape(path, modality=["loss", "rna"], show=False)
     np.testing.assert_allclose(ax.lines[1].get_ydata(), x)
-    assert ax.get_ylabel() == "Loss above the first fit"
+    assert ax.get_ylabel() == "Loss above the first fit\n(nats per cell)"
 
 
 @pytest.mark.parametrize(

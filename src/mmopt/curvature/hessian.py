@@ -112,6 +112,7 @@ def top_eigenvalues(
     k: int = 1,
     *,
     which: Literal["LA", "SA", "LM"] = "LA",
+    shift: float = 0.0,
     tol: float = 1e-4,
     max_restarts: int = 100,
     random_state: int = 0,
@@ -128,8 +129,13 @@ def top_eigenvalues(
     which
         ``"LA"``: the largest; ``"SA"``: the smallest (negative ones show that the fit is not a minimum);
         ``"LM"``: the largest in absolute value.
+    shift
+        The iteration works with ``H - shift * I``. The smallest eigenvalues of a network crowd around zero, where an
+        accuracy relative to themselves is out of reach: give the largest eigenvalue here, and it is relative to the
+        width of the spectrum.
     tol
-        Relative accuracy at which the iteration stops. float32 parameters do not go below about 1e-6.
+        Accuracy at which the iteration stops, relative to the eigenvalue's distance from ``shift``. float32 parameters
+        do not go below about 1e-6.
     max_restarts
         Restarts of at most ``max(2 * k + 1, 20)`` products each.
     random_state
@@ -177,7 +183,7 @@ def top_eigenvalues(
 
     def product(vector: np.ndarray) -> np.ndarray:
         next(ticks)
-        return hessian @ vector
+        return hessian @ vector - shift * np.ravel(vector)
 
     try:
         found, vectors = eigsh(
@@ -195,11 +201,11 @@ def top_eigenvalues(
             "raise `max_restarts` or `tol`, or ask for fewer"
         ) from error
     except ArpackError as error:
-        if (hessian @ start).any():
+        if shift or (hessian @ start).any():
             raise
         raise ValueError("the Hessian is zero: the loss is linear around these parameters") from error
     order = np.argsort(-found)
-    eigenvalues, vectors = found[order], vectors[:, order]
+    eigenvalues, vectors = found[order] + shift, vectors[:, order]
     residuals = [
         np.linalg.norm(hessian @ v - value * v) for value, v in zip(eigenvalues, vectors.T, strict=True)
     ]

@@ -9,7 +9,8 @@ The slot, ``mdata.uns["landscape"]``, holds arrays, strings, numbers and dicts o
 ``loss``, ``loss_<part>``  the total and its parts (``loss_rna``, …): ``(m, n)`` for a plane, ``(n,)`` or
                            ``(repeats, n)`` for lines
 ``x_label``, ``y_label``   optional axis labels instead of those that the entries below give
-``trajectory``             optional ``(k, 2)``: checkpoints in the plane, in the order of training (``(k, 1)`` for lines)
+``trajectory``             optional ``(k, 2)``: checkpoints in the plane, in the order of training, then the fit
+                           (``(k, 1)`` for lines)
 ``explained_variance``     optional ``(2,)`` (``(1,)`` for lines), with ``null_explained_variance`` for a random walk
 ``hessian_eigenvalues``    optional ``(2,)`` (``(1,)`` for lines)
 ``barrier``                for a path: ``"loss"`` or a part to the height of the barrier
@@ -42,7 +43,8 @@ NAMES = {
     "prot": "Protein loss",
     "kl": "KL divergence",
 }
-RISE = "Loss above lowest point"
+UNIT = "(nats per cell)"
+RISE = f"Loss above lowest {UNIT}"
 KINDS = ("line", "contour", "surface")
 
 
@@ -91,6 +93,9 @@ def landscape(
     Heights are above the lowest value of the grid, logarithmic where a few points dwarf the rest. A plane shows two of
     many thousand dimensions: a smooth bowl here does not make the fit a minimum.
 
+    A dotted line leads from the last iterate of a trajectory to the fit, which is the average of the later iterates or the
+    best of them.
+
     Pictures of planes are interpolated between the points of the grid, through all of them. Where the loss is not
     finite contours are grey and a surface stays at its rim.
 
@@ -119,7 +124,7 @@ def _axes(kind: str) -> Axes:
     if kind != "surface":
         return plt.subplots(figsize=(COLUMN, 2.4 if kind == "line" else 2.9), layout="constrained")[1]
     # no layout engine knows where the labels of 3-D axes end
-    return plt.figure(figsize=(COLUMN, 3.45)).add_axes((-0.05, 0.09, 1.0, 0.85), projection="3d")
+    return plt.figure(figsize=(COLUMN, 3.45)).add_axes((-0.05, 0.1, 1.0, 0.84), projection="3d")
 
 
 def _parts(slot: Mapping[str, Any], key: str, modality: str | Sequence[str] | None) -> dict[str, np.ndarray]:
@@ -188,7 +193,7 @@ def _lines(ax: Axes, slot: Mapping[str, Any], parts: dict[str, np.ndarray], scal
             ax.fill_between(at, *band, color=line.get_color(), alpha=0.2, linewidth=0)
     path = slot["directions"] == "path"
     above = f"Loss above the {'first ' if path else ''}fit"
-    ax.set(xlabel=x_label, ylabel=above if len(parts) > 1 else NAMES.get(part, part))
+    ax.set(xlabel=x_label, ylabel=f"{above if len(parts) > 1 else NAMES.get(part, part)}\n{UNIT}")
     if len(parts) > 1:
         entries = (found[: len(parts)] for found in ax.get_legend_handles_labels())
         ax.legend(*entries, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
@@ -247,7 +252,7 @@ def _relief(values: np.ndarray) -> _Relief:
 def _contour(ax: Axes, slot: Mapping[str, Any], relief: _Relief, scale: float) -> None:
     grid = _fine(slot, relief.heights)
     ax.set_facecolor("0.8")  # where the loss is not finite
-    fills = relief.norm.inverse(np.linspace(0, 1, 61))
+    fills = relief.norm.inverse(np.linspace(0, 1, 121))
     ax.contourf(*grid, fills, norm=relief.norm, cmap=SEQUENTIAL, extend="both").set(
         edgecolor="face", rasterized=True
     )
@@ -261,7 +266,9 @@ def _contour(ax: Axes, slot: Mapping[str, Any], relief: _Relief, scale: float) -
     bar.set_ticks(ticks, labels=labels)
     bar.outline.set_visible(False)
     if "trajectory" in slot:
-        ax.plot(*np.asarray(slot["trajectory"], float).T, "o-", markersize=1.5 * scale, **_path(scale))
+        path = np.asarray(slot["trajectory"], float)
+        ax.plot(*path[:-1].T, "o-", markersize=1.5 * scale, **_path(scale))
+        ax.plot(*path[-2:].T, ":", color="white", linewidth=0.9 * scale)
     ax.plot(0, 0, **_star(scale))
     x_label, y_label = _labels(slot)
     ax.set(xlabel=x_label, ylabel=y_label)
@@ -300,22 +307,28 @@ def _surface(ax: Axes, slot: Mapping[str, Any], relief: _Relief, scale: float) -
         ax.contour(*mesh, height, relief.level_heights, **shadow, offset=floor, zorder=1)
     if "trajectory" in slot:
         path = np.asarray(slot["trajectory"], float)
-        ax.plot(*path.T, on_surface(path), **_path(scale), zorder=3)
-        ax.plot(*path.T, floor, color="black", linewidth=0.9 * scale, zorder=1)
+        ax.plot(*path[:-1].T, on_surface(path[:-1]), **_path(scale), zorder=3)
+        ax.plot(*path[:-1].T, floor, color="black", linewidth=0.9 * scale, zorder=1)
+        # straight in the plane, so on the surface it follows the relief
+        jump = np.linspace(path[-2], path[-1], 20)
+        ax.plot(*jump.T, on_surface(jump), ":", color="white", linewidth=0.9 * scale, zorder=3)
     for level, zorder in ((floor, 1), (*on_surface(np.zeros((1, 2))), 4)):
         ax.plot([0], [0], [level], **_star(scale), zorder=zorder)
 
     # of the two sides that leave the third axis on the right, look over the lower corner into the basin
-    ax.view_init(elev=34, azim=-58 if height[0, -1] <= height[-1, 0] else 122)
+    ax.view_init(elev=42, azim=-58 if height[0, -1] <= height[-1, 0] else 122)
     ax.set_box_aspect((1, 1, 0.9), zoom=0.95)
     x_label, y_label = (label.replace(" (", "\n(") for label in _labels(slot))
-    ax.set(xlim=x[[0, -1]], ylim=y[[0, -1]], zlim=(floor, top), xlabel=x_label, ylabel=y_label, zlabel=RISE)
+    ax.set(xlim=x[[0, -1]], ylim=y[[0, -1]], zlim=(floor, top), xlabel=x_label, ylabel=y_label)
+    ax.set_zlabel(RISE.replace(" (", "\n("))
     ticks, labels = relief.ticks(Normalize(0, top), 0.07)
     ax.set_zticks(ticks, labels=labels)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, prune="both"))
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.pane.set_visible(False)
+        # axes that were made elsewhere have the grid of their maker's style, and no method to change it
+        axis._axinfo["grid"].update(color="0.9", linewidth=0.5 * scale)
         lines = axis.label.get_text().count("\n") + 1
         axis.labelpad = (13 + 4 * lines) * scale - 21  # added to matplotlib's fixed 21 points
     ax.tick_params(pad=6 * scale - 8)

@@ -126,10 +126,10 @@ def curvature(
             work[name] += done.get(name, 0)
         return result
 
-    def top(loss: LossFn, n: int, which: str = "LA") -> core.Eigenpairs:
+    def top(loss: LossFn, n: int, **which: Any) -> core.Eigenpairs:
         return count(
             core.top_eigenvalues(
-                loss, parameters, n, which=which, random_state=random_state, show_progress=progress_bar
+                loss, parameters, n, **which, random_state=random_state, show_progress=progress_bar
             )
         )
 
@@ -168,7 +168,7 @@ def curvature(
             for adaptive in (False, True)
             for radius in radii
         ]
-        lowest = top(loss, 1, "SA") if smallest else None
+        lowest = top(loss, 1, which="SA", shift=pairs.eigenvalues[0]) if smallest else None
     work["n_forwards"] += 1
     slot: dict[str, Any] = {
         "eigenvalues": spectrum,
