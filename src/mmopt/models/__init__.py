@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "guard": ["NonFiniteLossError"],
         "other_models": ["use_optimizer"],
+        "own_average": ["EvaluateOwnAverage"],
         "trivi": ["TriVI"],
     },
 )

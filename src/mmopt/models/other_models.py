@@ -6,6 +6,7 @@ from typing import Any
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainingPlan
 
+from mmopt.models.own_average import EvaluateOwnAverage
 from mmopt.optim import creator
 
 
@@ -14,7 +15,8 @@ def use_optimizer(model: BaseModelClass, name: str = "asgdadam", **kwargs: Any) 
 
     Works for every model that trains with scvi-tools' own torch plans: SCVI, SCANVI, TOTALVI, PEAKVI, MULTIVI, … For
     MULTIVI it is the only way: its ``train`` replaces an optimizer that is given as ``plan_kwargs={"optimizer":
-    "Custom", …}`` by AdamW, without a word.
+    "Custom", …}`` by AdamW, without a word. The model is validated at, and ends with, the average of iterates that the
+    optimizer keeps; ``averaging=None`` leaves that out.
 
     Parameters
     ----------
@@ -52,4 +54,8 @@ def use_optimizer(model: BaseModelClass, name: str = "asgdadam", **kwargs: Any) 
         own = {"lr": self.lr, "eps": self.eps, "weight_decay": self.weight_decay}
         return creator(name, **{**own, **kwargs})
 
-    model._training_plan_cls = type(plan.__name__, (plan,), {"get_optimizer_creator": get_optimizer_creator})
+    def configure_callbacks(self: TrainingPlan) -> list:
+        return [*plan.configure_callbacks(self), EvaluateOwnAverage()]
+
+    hooks = {"get_optimizer_creator": get_optimizer_creator, "configure_callbacks": configure_callbacks}
+    model._training_plan_cls = type(plan.__name__, (plan,), hooks)

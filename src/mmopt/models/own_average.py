@@ -8,7 +8,8 @@ from mmopt.optim.averaging import keeps_average
 class EvaluateOwnAverage(lightning.Callback):
     """Evaluate, and end training, at the average that an optimizer keeps (the ASGD family, Schedule-Free).
 
-    Nothing happens with an optimizer that keeps none. TriVI needs no callback.
+    Nothing happens with an optimizer that keeps none. TriVI and models given to :func:`mmopt.models.use_optimizer` do so
+    by themselves. Running statistics of batch normalisation stay those of the iterates.
 
     Examples
     --------
