@@ -120,7 +120,7 @@ def test_the_rates_reach_the_history_of_the_model(data):
     _, _, model = fit(multivi, data, use_optimizer, callbacks=[LogRates()], log_every_n_steps=2)
     rates = model.history["ASGDAdam/base_rate"]
     assert len(rates) == EPOCHS  # scvi-tools keeps the last value of each epoch
-    assert (rates == 1e-4).to_numpy().all()  # still warming up
+    assert rates.iloc[0, 0] == 1e-4 < rates.iloc[-1, 0]
     assert model.history["Adam/lr"].iloc[-1, 0] == pytest.approx(1e-3)  # of the adversarial classifier
 
 
