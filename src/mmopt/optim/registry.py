@@ -83,7 +83,7 @@ def creator(name: str, **kwargs: Any) -> Callable[[Any], Optimizer]:
 
     This is what scvi-tools models take as ``optimizer_creator``. Name and arguments are checked here, not when
     training starts. scvi-tools passes on neither its ``lr`` nor its ``eps`` or ``weight_decay``: give them here.
-    MULTIVI ignores ``plan_kwargs["optimizer"]``; there override ``get_optimizer_creator`` in a training plan.
+    MULTIVI ignores ``plan_kwargs["optimizer"]``: use :func:`mmopt.models.use_optimizer`.
 
     Parameters
     ----------
