@@ -96,6 +96,20 @@ class TriTrainingPlan(lightning.LightningModule):
         self.losses.append(out.loss.detach())
         return out.loss
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Leave gradients within the limit alone; torch multiplies them by one, which is a pass over all of them."""
+        if not gradient_clip_val or gradient_clip_algorithm == "value" or self.device.type != "cpu":
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if norm > gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+
     def on_train_batch_end(self, *_) -> None:
         optimizer = self.optimizers().optimizer
         rate = optimizer.alphas()[0] if hasattr(optimizer, "alphas") else optimizer.param_groups[0]["lr"]

@@ -99,10 +99,11 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         registry: dict | None = None,
         **module_kwargs,
     ):
+        sizes = {"n_latent", "n_hidden", "atac_rank"}
+        if module_kwargs.get("peaks_per_step") is not None:  # None: as many as pays
+            sizes.add("peaks_per_step")
         for name, value in {"n_latent": n_latent, "n_hidden": n_hidden, **module_kwargs}.items():
-            if name in ("n_latent", "n_hidden", "atac_rank") and not (
-                isinstance(value, Integral) and value > 0
-            ):
+            if name in sizes and not (isinstance(value, Integral) and value > 0):
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
             if name == "alignment" and not 0 <= value < math.inf:
                 raise ValueError(f"alignment must be a number of at least 0; got {value!r}")
