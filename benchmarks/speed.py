@@ -24,9 +24,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"  # before torch is imported
-
 import lightning.pytorch as lightning
 import numpy as np
 import scipy.sparse as sp

@@ -169,12 +169,15 @@ class TriModule(BaseModuleClass):
     def generative(
         self, z: Tensor, tensors: dict[str, Tensor], lean: bool | None = None
     ) -> dict[str, Tensor | dict[str, Tensor]]:
-        """Parameters of every modality's likelihood for the rows in which it was measured."""
+        """Parameters of every modality's likelihood for the rows in which it was measured.
+
+        In training also where there are none: processes that train together must all touch every parameter.
+        """
         lean = self._lean if lean is None else lean
         return {
             m: self._decode(m, z[rows], tensors["batch"][rows], lean)
             for m in self.modalities
-            if len(rows := tensors[f"{m}_rows"])
+            if len(rows := tensors[f"{m}_rows"]) or self.training
         }
 
     @auto_move_data

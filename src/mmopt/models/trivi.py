@@ -326,7 +326,7 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
             )
         go_on = resumable(checkpoint, plan.description)
         n_values = batch_size * sum(self.summary_stats[f"n_{m}"] for m in self.modalities)
-        options = {"gradient_clip_val": 1000.0} | trainer_kwargs
+        options = {"gradient_clip_val": 1000.0, "use_distributed_sampler": False} | trainer_kwargs
         options["callbacks"] = list(options.get("callbacks") or [])  # scvi-tools adds its own to the list
         with isolated(random_state), quiet_lightning(), sensible_threads(n_values):
             self.module.train()
