@@ -127,30 +127,48 @@ class CellBatches(Sampler):
     cells
         Positions of the cells.
     batch_size
-        Cells of a group; in distributed training, cells that each process takes of a group.
+        Cells of a group, or cells of it that each process takes.
     shuffle, seed
         Whether, and from what.
     on_disk
         Give groups of cells that lie in few contiguous pieces: pieces of ``PIECE`` cells are shuffled, as many as make
         up ``BUFFER`` cells are read together, and these are shuffled among themselves. What is given is a sorted array
         of the cells of a buffer, and the group's positions in it.
+    shared
+        Give only this process's part of each group, where several train together.
     """
 
     PIECE, BUFFER = 64, 8192
 
-    def __init__(self, cells: np.ndarray, batch_size: int, shuffle: bool, seed: int, on_disk: bool = False):
+    def __init__(
+        self,
+        cells: np.ndarray,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        on_disk: bool = False,
+        shared: bool = False,
+    ):
         self.cells, self.batch_size, self.shuffle, self.seed = cells, batch_size, shuffle, seed
-        self.on_disk, self.epoch = on_disk, 0
+        self.on_disk, self.shared, self.epoch = on_disk, shared, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch; a resumed run then sees the order an uninterrupted one would."""
         self.epoch = epoch
 
     def __len__(self) -> int:
+        size = self.batch_size * self._world[1]
         if not (self.on_disk and self.shuffle):
-            return -(-len(self.cells) // (self.batch_size * _world()[1]))
-        sizes = [len(b) for b in np.array_split(self.cells, self._n_buffers)]
-        return sum(-(-n // (self.batch_size * _world()[1])) for n in sizes)
+            return -(-len(self.cells) // size)
+        return sum(-(-len(b) // size) for b in np.array_split(self.cells, self._n_buffers))
+
+    @property
+    def _world(self) -> tuple[int, int]:
+        """Rank and number of the processes that share the groups."""
+        distributed = torch.distributed
+        if self.shared and distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
 
     @property
     def _n_buffers(self) -> int:
@@ -158,7 +176,7 @@ class CellBatches(Sampler):
 
     def __iter__(self) -> Iterator[np.ndarray | tuple[np.ndarray, np.ndarray]]:
         # a generator: the epoch may be set after this was called
-        rank, world = _world()
+        rank, world = self._world
         rng = np.random.default_rng(derived(self.seed, self.epoch))
         if not len(self.cells):
             return
@@ -179,14 +197,6 @@ class CellBatches(Sampler):
                 yield held, np.array_split(group, world)[rank]
 
 
-def _world() -> tuple[int, int]:
-    """Rank and number of the processes that train together."""
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
 class MosaicLoader(DataLoader):
     """The data loader scvi-tools asks of a model."""
 
@@ -197,6 +207,7 @@ class MosaicLoader(DataLoader):
         batch_size: int = 128,
         shuffle: bool = False,
         seed: int = 0,
+        shared: bool = False,
         **kwargs,
     ):
         dataset = MosaicDataset(read(adata_manager))
@@ -205,7 +216,8 @@ class MosaicLoader(DataLoader):
         )
         if not len(self.indices):
             raise ValueError("indices names no cell")
-        batches = CellBatches(self.indices, batch_size, shuffle, seed, dataset.mosaic.on_disk)
+        on_disk = dataset.mosaic.on_disk
+        batches = CellBatches(self.indices, batch_size, shuffle, seed, on_disk, shared)
         # torch draws a seed for workers from this generator; without one it would take it from the global generator
         super().__init__(dataset, sampler=batches, batch_size=None, generator=torch.Generator(), **kwargs)
 
@@ -257,12 +269,14 @@ class MosaicSplitter(lightning.LightningDataModule):
 
     def train_dataloader(self) -> MosaicLoader:
         return MosaicLoader(
-            self.manager, self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs
+            self.manager, self.train_idx, self.batch_size, True, self.seed, shared=True, **self.loader_kwargs
         )
 
     def val_dataloader(self) -> MosaicLoader | list:
         # twice the batch: no gradients are kept
-        return MosaicLoader(self.manager, self.val_idx, 2 * self.batch_size) if self.n_val else []
+        return (
+            MosaicLoader(self.manager, self.val_idx, 2 * self.batch_size, shared=True) if self.n_val else []
+        )
 
 
 def cell_positions(cells: Sequence[int], n_cells: int, name: str) -> np.ndarray:
