@@ -1,6 +1,6 @@
 """CPU time of an epoch of TriVI beside MULTIVI's, in one process, and where a step of TriVI spends it.
 
-    python benchmarks/speed.py [--peaks 20000 100000] [--cells 5000] [--repeats 3]
+    python benchmarks/speed.py [--peaks 20000 100000] [--cells 5000 5000] [--repeats 3]
 
 Random counts of the densities of real data (RNA 10 %, ATAC 4.4 %, protein 80 %), batches of 128 cells, one thread,
 process CPU time. The two models take turns; the first epoch of each turn (start-up) is left out. Both hold out a tenth
@@ -205,7 +205,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cells", type=int, default=5000)
+    parser.add_argument(
+        "--cells", type=int, nargs="+", default=[5000, 5000], help="one number for each of --peaks"
+    )
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--peaks", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--proteins", type=int, default=100)
@@ -219,13 +221,13 @@ def main() -> None:
 
     text = [f"# CPU time of training\n\n{machine()}.\n\n{__doc__.split(chr(10) * 2, 2)[2]}"]
     raw, rows, shares = [], [], {}
-    for n_peaks in arguments.peaks:
+    for n_peaks, n_cells in zip(arguments.peaks, arguments.cells, strict=True):
         sizes = {"rna": arguments.genes, "atac": n_peaks, "prot": arguments.proteins}
-        mdata = draw(arguments.cells, sizes)
+        mdata = draw(n_cells, sizes)
         found = race(mdata, arguments.repeats, arguments.epochs)
         for name, times in found.items():
             raw += [[n_peaks, name, kind, f"{t:.4f}"] for kind, values in times.items() for t in values]
-            row = [f"{n_peaks:,}", name]
+            row = [f"{n_peaks:,}", f"{n_cells:,}", name]
             for kind in ("training", "whole"):
                 mine, theirs = (statistics.median(found[k][kind]) for k in (name, "MULTIVI"))
                 spread = f"{min(times[kind]):.2f}-{max(times[kind]):.2f}"
@@ -239,9 +241,9 @@ def main() -> None:
         text_limit = f"{limit:.0f} GFLOP/s (square), {matmul_gflops(128, 32, n_peaks):.0f} (128 × 32 × peaks)"
         shares[n_peaks]["limit"] = text_limit
     text.append(
-        f"{arguments.cells:,} cells × {arguments.genes:,} genes × peaks × {arguments.proteins} proteins: seconds per "
+        f"Cells × {arguments.genes:,} genes × peaks × {arguments.proteins} proteins: seconds per "
         "epoch, median (smallest-largest), and how many times MULTIVI takes as long.\n\n"
-        + table(["peaks", "model", "training", "whole"], rows)
+        + table(["peaks", "cells", "model", "training", "whole"], rows)
     )
     text.append("## Where a step of TriVI goes (CPU milliseconds, median)\n")
     names = list(next(iter(shares.values())))

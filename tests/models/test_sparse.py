@@ -57,7 +57,4 @@ def test_products_equal_the_dense_ones(to_csr, x, seed):
     upstream = torch.randn(n, 3, generator=generator)
     (gradient,) = torch.autograd.grad(product, matrix, upstream)
     torch.testing.assert_close(gradient, changed.T @ upstream)
-    chosen = torch.arange(0, p, 2)
-    torch.testing.assert_close(
-        csr.transposed_product(upstream, p, chosen), (torch.as_tensor(x).T @ upstream)[chosen]
-    )
+    torch.testing.assert_close(csr.transposed_product(upstream, p), torch.as_tensor(x).T @ upstream)

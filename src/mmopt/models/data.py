@@ -17,6 +17,7 @@ from mmopt import _checks
 from mmopt._keys import MODALITIES
 from mmopt._random import derived
 from mmopt.models import stored
+from mmopt.models.resident import ResidentRows, fits
 from mmopt.models.sparse import Csr
 from mmopt.models.stored import Counts, StoredRows
 
@@ -98,6 +99,7 @@ class MosaicDataset(Dataset):
     def __init__(self, mosaic: Mosaic):
         self.mosaic = mosaic
         self.held: Mosaic | None = None
+        self.resident: dict[str, ResidentRows] = {}
         self.held_cells: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -115,7 +117,8 @@ class MosaicDataset(Dataset):
         for m, rows in mosaic.rows.items():
             place = np.flatnonzero(rows[cells] >= 0)
             out[f"{m}_rows"] = torch.from_numpy(place)
-            out[m] = Csr.of(mosaic.counts[m][rows[cells[place]]])
+            wanted = rows[cells[place]]
+            out[m] = self.resident[m][wanted] if self.resident else Csr.of(mosaic.counts[m][wanted])
         return out
 
 
@@ -266,17 +269,26 @@ class MosaicSplitter(lightning.LightningDataModule):
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
         if not self.n_train:
             raise ValueError("no cell is left to train on; hold out fewer")
+        self._resident: dict[str, ResidentRows] = {}
+
+    def reside(self, device: torch.device) -> None:
+        """Bring the counts to a device that has room for them, once for all minibatches."""
+        counts = read(self.manager).counts
+        self._resident = (
+            {m: ResidentRows(x, device) for m, x in counts.items()} if fits(counts, device) else {}
+        )
 
     def train_dataloader(self) -> MosaicLoader:
-        return MosaicLoader(
-            self.manager, self.train_idx, self.batch_size, True, self.seed, shared=True, **self.loader_kwargs
-        )
+        return self._loader(self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs)
 
     def val_dataloader(self) -> MosaicLoader | list:
         # twice the batch: no gradients are kept
-        return (
-            MosaicLoader(self.manager, self.val_idx, 2 * self.batch_size, shared=True) if self.n_val else []
-        )
+        return self._loader(self.val_idx, 2 * self.batch_size) if self.n_val else []
+
+    def _loader(self, *args, **kwargs) -> MosaicLoader:
+        loader = MosaicLoader(self.manager, *args, shared=True, **kwargs)
+        loader.dataset.resident = self._resident
+        return loader
 
 
 def cell_positions(cells: Sequence[int], n_cells: int, name: str) -> np.ndarray:

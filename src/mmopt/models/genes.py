@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmopt.models.likelihoods import log_rising
+from mmopt.models.likelihoods import LARGE_DISPERSION, log_rising
 from mmopt.models.sparse import Csr
 
 
@@ -27,13 +27,26 @@ def negative_binomial_of_shares(x: Csr, logits: Tensor, log_theta: Tensor) -> Te
         Logarithm of the dispersion of each gene.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        rising = log_rising(x.counts, log_theta.exp().index_select(0, x.indices))
-        stored = x.row_sums(rising - torch.lgamma(x.counts + 1))
-        return stored + _Kernel.apply(x, logits.float() if logits.is_cuda else logits, log_theta)
+        return _Kernel.apply(x, logits.float() if logits.is_cuda else logits, log_theta)
+
+
+def _rising(x: Csr, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """``lgamma(x + theta) - lgamma(theta)`` of each stored count and its derivative by ``theta``."""
+    at = theta.index_select(0, x.indices)
+    if theta.is_cuda or theta.max() >= LARGE_DISPERSION:
+        value, large = log_rising(x.counts, at), at.clamp_min(LARGE_DISPERSION)
+        small, summed = at.clamp_max(LARGE_DISPERSION), x.counts + large
+        exact = torch.digamma(x.counts + small) - torch.digamma(small)
+        series = torch.log1p(x.counts / large) + x.counts / (2 * large * summed)
+        series += (large**-2 - summed**-2) / 12
+        return value, torch.where(at < LARGE_DISPERSION, exact, series)
+    summed = x.counts + at  # what belongs to the gene alone is computed once per gene
+    value = torch.lgamma(summed) - torch.lgamma(theta).index_select(0, x.indices)
+    return value, torch.digamma(summed) - torch.digamma(theta).index_select(0, x.indices)
 
 
 class _Kernel(torch.autograd.Function):
-    """``-sum(x * softplus(-a)) - sum(theta * softplus(a))`` with ``a`` = log mean - log dispersion."""
+    """With ``a`` = log mean - log dispersion: ``sum(rising - lgamma(x + 1) - x * softplus(-a)) - sum(theta * softplus(a))``."""
 
     @staticmethod
     def forward(ctx, x: Csr, logits: Tensor, log_theta: Tensor) -> Tensor:
@@ -41,19 +54,23 @@ class _Kernel(torch.autograd.Function):
         apart = torch.log_softmax(logits, 1)
         share = apart.exp()
         apart.add_(x.totals().clamp_min(1).log_()[:, None]).sub_(log_theta)
-        at = x.places(logits.shape[1])
+        places = x.places(logits.shape[1])
         of_zero = softplus(apart)
-        of_stored = x.counts * softplus(-apart.view(-1).index_select(0, at))
-        ctx.save_for_backward(share, apart.sigmoid_(), of_zero, theta, at, *x)
-        return -x.row_sums(of_stored) - of_zero @ theta
+        stored, slope = _rising(x, theta)
+        stored = stored - torch.lgamma(x.counts + 1)
+        stored -= x.counts * softplus(-apart.view(-1).index_select(0, places))
+        ctx.save_for_backward(share, apart.sigmoid_(), of_zero, theta, places, slope, *x)
+        return x._replace(counts=stored).totals() - of_zero @ theta
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[None, Tensor, Tensor]:
-        share, gate, of_zero, theta, at, *arrays = ctx.saved_tensors
+        share, gate, of_zero, theta, places, slope, *arrays = ctx.saved_tensors
         x = Csr(*arrays)
-        of_stored = x.counts * (1 - gate.view(-1).index_select(0, at)) * upstream.index_select(0, x.rows)
+        here = upstream.index_select(0, x.rows)
         by_apart = (gate * theta).mul_(-upstream[:, None])
-        by_apart.view(-1).index_add_(0, at, of_stored)
-        by_log_theta = -by_apart.sum(0) - theta * (upstream @ of_zero)
+        of_stored = x.counts * (1 - gate.view(-1).index_select(0, places)) * here
+        by_apart.view(-1).index_add_(0, places, of_stored)
+        by_theta = torch.zeros_like(theta).index_add_(0, x.indices, slope * here) - upstream @ of_zero
+        by_log_theta = theta * by_theta - by_apart.sum(0)
         return None, by_apart.sub_(share.mul_(by_apart.sum(1, keepdim=True))), by_log_theta

@@ -12,7 +12,7 @@ from mmopt.models.encoders import AtacEncoder, ProteinEncoder, RnaEncoder
 
 ENCODERS = {"rna": RnaEncoder, "atac": AtacEncoder, "prot": ProteinEncoder}
 DECODERS = {"rna": RnaDecoder, "atac": AtacDecoder, "prot": ProteinDecoder}
-SAMPLED_ABOVE, SAMPLE = 8_192, 4_096  # peaks; with fewer, all of them cost little
+SAMPLED_ABOVE, SAMPLE = 8_192, 3_000  # peaks; with fewer, all of them cost little
 PROJECTED_ABOVE = 8_192  # peaks; with more, the first layer of the encoder is most of the model
 
 
@@ -33,7 +33,7 @@ class TriModule(BaseModuleClass):
         the encoder, if there are more than 8,192).
     peaks_per_step
         The ATAC likelihood of a training step looks at so many peaks (or somewhat more), drawn anew each time; see
-        :mod:`mmopt.models.peaks`. Held-out likelihoods always look at all. If not given: 4,096 if there are more than
+        :mod:`mmopt.models.peaks`. Held-out likelihoods always look at all. If not given: 3,000 if there are more than
         8,192 peaks, else all.
     dropout_rate
         Dropout of inputs and hidden units.

@@ -112,17 +112,18 @@ class _Kernel(torch.autograd.Function):
         here = profile if one_in == 1 else profile.index_select(0, chosen)
         by_hidden = upstream[:, None] * by_hidden - scale * (ratio @ (here * w)) * (whole - held).exp()
 
-        def by_head(states: Tensor) -> Tensor:
-            gradient = x.transposed_product(upstream[:, None] * states, len(weight))
-            weighed = scale * states
-            expected = here * (ratio.T @ weighed)
-            if one_in == 1:
-                return gradient.sub_(expected)
+        # by weight and bias together: one column more
+        states = torch.cat([hidden, torch.ones_like(scale)], 1)
+        gradient = x.transposed_product(upstream[:, None] * states, len(weight))
+        weighed = scale * states
+        expected = here * (ratio.T @ weighed)
+        if one_in == 1:
+            gradient.sub_(expected)
+        else:
             # all peaks by the line that touches exp(W h), and the drawn ones by how far they are from it
             weighed = weighed * (-top).exp()[:, None]
             constant, slope = weighed.sum(0), hidden.T @ weighed
             gradient.sub_(torch.addmm(constant, weight, slope).mul_(profile))
             off = expected.sub_(torch.addmm(constant, w, slope).mul_(here))
-            return gradient.index_add_(0, chosen, off, alpha=-one_in)
-
-        return None, None, by_hidden, by_head(hidden), by_head(torch.ones_like(scale))[:, 0], None
+            gradient.index_add_(0, chosen, off, alpha=-one_in)
+        return None, None, by_hidden, gradient[:, :-1], gradient[:, -1], None

@@ -60,16 +60,13 @@ class Csr(NamedTuple):
             return _Product.apply(self._replace(counts=values), matrix)
         return _bag(values, self.indptr, self.indices, matrix)
 
-    def transposed_product(self, matrix: Tensor, n_features: int, chosen: Tensor | None = None) -> Tensor:
-        """Multiply the transposed rows by a rows × columns matrix; ``chosen`` features only, if given."""
+    def transposed_product(self, matrix: Tensor, n_features: int) -> Tensor:
+        """Multiply the transposed rows by a rows × columns matrix."""
         if self.counts.device.type != "cpu":
             out = matrix.new_zeros(n_features, matrix.shape[1])
-            out.index_add_(0, self.indices, self.counts[:, None] * matrix.index_select(0, self.rows))
-            return out if chosen is None else out.index_select(0, chosen)
+            return out.index_add_(0, self.indices, self.counts[:, None] * matrix.index_select(0, self.rows))
         values, indptr, indices = (t.detach().numpy() for t in (self.counts, self.indptr, self.indices))
         columns = sp.csr_matrix((values, indices, indptr), (len(indptr) - 1, n_features)).tocsc()
-        if chosen is not None:
-            columns = columns[:, chosen.numpy()]
         arrays = (torch.from_numpy(a) for a in (columns.data, columns.indptr, columns.indices))
         return _bag(*arrays, matrix.contiguous())
 

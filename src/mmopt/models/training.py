@@ -229,6 +229,8 @@ class MosaicTrainRunner(TrainRunner):
 
     def _run_training_core(self) -> None:
         handler = signal.getsignal(signal.SIGINT)
+        if self.trainer.world_size == 1:
+            self.data_splitter.reside(self.device)
         try:
             self.trainer.fit(
                 self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path, weights_only=True
