@@ -108,6 +108,25 @@ def find_modalities(
     return found
 
 
+def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[object, str]:
+    """Return the matrix that :func:`counts` would read, as it is, and its place for messages."""
+    layers = layer_names(adata)
+    if layer is None:
+        layer = COUNTS_LAYER if COUNTS_LAYER in layers else "X"
+    if layer in layers:
+        matrix, where = adata.layers[layer], f'modality {modality!r}, layers["{layer}"]'
+    elif layer == "X":
+        matrix, where = adata.X, f"modality {modality!r}, X"
+    else:
+        raise KeyError(
+            f"modality {modality!r} has no layer {layer!r}; the layers there are: {listed([*layers, 'X'], 20)}"
+        )
+    if matrix is None:
+        raise ValueError(f"{where} is empty; name the layer with the counts with `layer=`")
+
+    return matrix, where
+
+
 def counts(adata: AnnData, modality: str, layer: str | None = None) -> sparse.csr_matrix | np.ndarray:
     """Raw counts of one modality as float32, CSR where the source is sparse, dense where it is dense.
 
@@ -130,20 +149,7 @@ def counts(adata: AnnData, modality: str, layer: str | None = None) -> sparse.cs
         Not raw counts: missing, infinite, negative or fractional values, values above 2**24 or zeros only; or no
         cells or no features.
     """
-    layers = layer_names(adata)
-    if layer is None:
-        layer = COUNTS_LAYER if COUNTS_LAYER in layers else "X"
-    if layer in layers:
-        matrix, where = adata.layers[layer], f'modality {modality!r}, layers["{layer}"]'
-    elif layer == "X":
-        matrix, where = adata.X, f"modality {modality!r}, X"
-    else:
-        raise KeyError(
-            f"modality {modality!r} has no layer {layer!r}; the layers there are: {listed([*layers, 'X'], 20)}"
-        )
-    if matrix is None:
-        raise ValueError(f"{where} is empty; name the layer with the counts with `layer=`")
-
+    matrix, where = located(adata, modality, layer)
     if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         # backed or lazy matrices know how to be read whole; numpy reads the rest
         load = getattr(matrix, "to_memory", None) or getattr(matrix, "compute", None)
@@ -154,13 +160,13 @@ def counts(adata: AnnData, modality: str, layer: str | None = None) -> sparse.cs
         raise ValueError(f"{where} holds {matrix.dtype} values; numbers are needed")
     if not sparse.issparse(matrix):
         matrix = np.asarray(matrix)
-        _check_counts(np.ravel(matrix, order="K"), adata, modality, where)
+        check_counts(np.ravel(matrix, order="K"), adata, modality, where)
         return np.ascontiguousarray(matrix, dtype=np.float32)
     matrix = sparse.csr_matrix(matrix)
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
-    _check_counts(matrix.data, adata, modality, where)
+    check_counts(matrix.data, adata, modality, where)
     matrix = matrix.astype(np.float32, copy=False)
     if np.count_nonzero(matrix.data) < matrix.nnz:
         matrix = matrix.copy()
@@ -168,7 +174,8 @@ def counts(adata: AnnData, modality: str, layer: str | None = None) -> sparse.cs
     return matrix
 
 
-def _check_counts(values: np.ndarray, adata: AnnData, modality: str, where: str) -> None:
+def check_counts(values: np.ndarray, adata: AnnData, modality: str, where: str) -> None:
+    """Refuse what :func:`counts` refuses; an array on disk is read piece by piece."""
     low, high, fractional = 0.0, 0.0, False
     for start in range(0, values.size, _CHUNK):  # in pieces that stay in the cache, without large temporaries
         chunk = values[start : start + _CHUNK]

@@ -151,3 +151,19 @@ class TestInterruption:
         said = "".join([*capfd.readouterr(), caplog.text, *(str(w.message) for w in recwarn)])
         for noise in ("weights_only", "Total length", "max_epochs", "LOCAL_RANK", "tensorboard"):
             assert noise not in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_says_what_to_do(make_model, train, error):
+    class Full(lightning.Callback):
+        def on_train_batch_start(self, *_):
+            raise error
+
+    with pytest.raises(MemoryError, match=r"batch_size=16.*peaks_per_step=20.*backed=True"):
+        train(make_model(), callbacks=[Full()])

@@ -40,3 +40,21 @@ def test_gradients_reach_the_values(to_csr):
 def test_repeated_indices_are_not_lost_by_sums(to_csr):
     csr = to_csr(np.array([[1.0, 2.0]], np.float32))
     assert csr.row_sums(torch.tensor([5.0, 6.0])).tolist() == [11]
+
+
+@settings(deadline=None, max_examples=40)
+@given(x=matrices, seed=st.integers(0, 99))
+def test_products_equal_the_dense_ones(to_csr, x, seed):
+    n, p = x.shape
+    if not n or not p:
+        return
+    csr, generator = to_csr(x), torch.Generator().manual_seed(seed)
+    matrix = torch.randn(p, 3, generator=generator, requires_grad=True)
+    values = csr.counts + 1
+    changed = torch.as_tensor(np.where(x > 0, x + 1, 0))
+    product = csr.product(values, matrix)
+    torch.testing.assert_close(product, changed @ matrix)
+    upstream = torch.randn(n, 3, generator=generator)
+    (gradient,) = torch.autograd.grad(product, matrix, upstream)
+    torch.testing.assert_close(gradient, changed.T @ upstream)
+    torch.testing.assert_close(csr.transposed_product(upstream, p), torch.as_tensor(x).T @ upstream)

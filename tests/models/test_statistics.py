@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from mmopt.models import statistics
+from mmopt.models import statistics, stored
 
 
 @pytest.fixture
@@ -13,16 +13,29 @@ def x():
     return x
 
 
-def test_mean_and_scale_equal_numpy(x):
-    mean, scale = statistics.mean_and_scale(sp.csr_matrix(x, dtype=np.float64))
-    np.testing.assert_allclose(mean, x.mean(0, dtype=float))
-    np.testing.assert_allclose(scale, np.maximum(x.std(0, dtype=float), statistics.MIN_SCALE), rtol=1e-9)
+def test_moments_equal_numpy(x):
+    moments = statistics.Moments(7)
+    for rows in (x[:13], x[13:]):
+        moments.add(sp.csr_matrix(rows), sp.csr_matrix(rows).data.astype(float))
+    found = moments.mean_and_scale()
+    np.testing.assert_allclose(found["mean"], x.mean(0, dtype=float))
+    np.testing.assert_allclose(
+        found["scale"], np.maximum(x.std(0, dtype=float), statistics.MIN_SCALE), rtol=1e-9
+    )
 
 
 def test_log_profile_is_a_distribution_and_follows_the_totals(x):
-    profile = np.exp(statistics.log_profile(sp.csr_matrix(x)))
+    profile = np.exp(statistics.log_profile(statistics.column_sums(sp.csr_matrix(x))))
     assert profile.sum() == pytest.approx(1)
     np.testing.assert_allclose(profile, (x.sum(0) + 0.5) / (x.sum() + 0.5 * 7), rtol=1e-6)
+
+
+@pytest.mark.parametrize("statistic", [statistics.rna, statistics.atac])
+def test_block_by_block_is_the_same(x, statistic, monkeypatch):
+    whole = statistic(sp.csr_matrix(x))
+    monkeypatch.setattr(stored, "BLOCK", 11)  # less than two rows
+    for name, value in statistic(sp.csr_matrix(x)).items():
+        np.testing.assert_allclose(value, whole[name], rtol=1e-12)
 
 
 def test_rna(x):

@@ -16,16 +16,24 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mmopt import _checks
 from mmopt._keys import MODALITIES
 from mmopt._random import derived
+from mmopt.models import stored
+from mmopt.models.resident import ResidentRows, fits
 from mmopt.models.sparse import Csr
+from mmopt.models.stored import Counts, StoredRows
 
 
 @dataclass(frozen=True)
 class Mosaic:
     """Counts of the measured rows, their place in the modality (-1: absent) and the batch of every cell."""
 
-    counts: dict[str, sp.csr_matrix]
+    counts: dict[str, Counts]
     rows: dict[str, np.ndarray]
     batch: np.ndarray
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether any counts are."""
+        return any(isinstance(x, StoredRows) for x in self.counts.values())
 
     @property
     def present(self) -> np.ndarray:
@@ -35,6 +43,15 @@ class Mosaic:
     def seen(self, n_batch: int) -> dict[str, np.ndarray]:
         """Return, per modality, which batches have it."""
         return {m: np.bincount(self.batch[rows >= 0], minlength=n_batch) > 0 for m, rows in self.rows.items()}
+
+    def subset(self, cells: np.ndarray) -> "Mosaic":
+        """Read some cells into memory."""
+        counts, rows = {}, {}
+        for m, place in self.rows.items():
+            there = place[cells] >= 0
+            counts[m] = self.counts[m][place[cells[there]]]
+            rows[m] = np.where(there, there.cumsum() - 1, -1)
+        return Mosaic(counts, rows, self.batch[cells])
 
 
 _READ: WeakKeyDictionary[AnnDataManager, tuple[pd.Index, Mosaic]] = WeakKeyDictionary()
@@ -63,12 +80,9 @@ def _read(manager: AnnDataManager) -> Mosaic:
             continue
         there[m] = state["modality"]
         adata = mdata.mod[there[m]]
-        x = sp.csr_matrix(_checks.counts(adata, there[m], state["layer"]))
         columns = adata.var_names.get_indexer(state["features"])
-        if not np.array_equal(columns, np.arange(adata.n_vars)):
-            x = x[:, columns]
-        x.sort_indices()
-        counts[m], rows[m] = x, _checks.positions(mdata, there[m])
+        counts[m] = stored.counts(adata, there[m], state["layer"], columns)
+        rows[m] = _checks.positions(mdata, there[m])
     batch = manager.get_state_registry("batch")
     codes, found = _checks.batch_codes(mdata, batch["original_key"], there)
     known = {c: i for i, c in enumerate(batch["categorical_mapping"])}
@@ -76,45 +90,114 @@ def _read(manager: AnnDataManager) -> Mosaic:
 
 
 class MosaicDataset(Dataset):
-    """Indexed by an array of cells, gives one minibatch as a dictionary of tensors and sparse rows."""
+    """Indexed by an array of cells, gives one minibatch as a dictionary of tensors and sparse rows.
+
+    Or indexed by a sorted array of cells, which is read as a whole and kept until another one comes, and an array of
+    positions in it.
+    """
 
     def __init__(self, mosaic: Mosaic):
         self.mosaic = mosaic
+        self.held: Mosaic | None = None
+        self.resident: dict[str, ResidentRows] = {}
+        self.held_cells: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.mosaic.batch)
 
-    def __getitem__(self, cells: np.ndarray) -> dict[str, Tensor]:
-        out = {"batch": torch.from_numpy(self.mosaic.batch[cells])}
-        for m, rows in self.mosaic.rows.items():
+    def __getitem__(self, cells: np.ndarray | tuple[np.ndarray, np.ndarray]) -> dict[str, Tensor]:
+        mosaic = self.mosaic
+        if isinstance(cells, tuple):
+            held_cells, cells = cells
+            if held_cells is not self.held_cells:
+                self.held = None  # before the next is read
+                self.held, self.held_cells = mosaic.subset(held_cells), held_cells
+            mosaic = self.held
+        out = {"batch": torch.from_numpy(mosaic.batch[cells])}
+        for m, rows in mosaic.rows.items():
             place = np.flatnonzero(rows[cells] >= 0)
             out[f"{m}_rows"] = torch.from_numpy(place)
-            out[m] = Csr.of(self.mosaic.counts[m][rows[cells[place]]])
+            wanted = rows[cells[place]]
+            out[m] = self.resident[m][wanted] if self.resident else Csr.of(mosaic.counts[m][wanted])
         return out
 
 
 class CellBatches(Sampler):
-    """Groups of cells of nearly equal size, in order or reshuffled each epoch from ``seed`` and the epoch alone."""
+    """Groups of cells of nearly equal size, in order or reshuffled each epoch from ``seed`` and the epoch alone.
 
-    def __init__(self, cells: np.ndarray, batch_size: int, shuffle: bool, seed: int):
-        self.cells, self.shuffle, self.seed = cells, shuffle, seed
-        self.n_batches = -(-len(cells) // batch_size)
-        self.epoch = 0
+    Parameters
+    ----------
+    cells
+        Positions of the cells.
+    batch_size
+        Cells of a group, or cells of it that each process takes.
+    shuffle, seed
+        Whether, and from what.
+    on_disk
+        Give groups of cells that lie in few contiguous pieces: pieces of ``PIECE`` cells are shuffled, as many as make
+        up ``BUFFER`` cells are read together, and these are shuffled among themselves. What is given is a sorted array
+        of the cells of a buffer, and the group's positions in it.
+    shared
+        Give only this process's part of each group, where several train together.
+    """
+
+    PIECE, BUFFER = 64, 8192
+
+    def __init__(
+        self,
+        cells: np.ndarray,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        on_disk: bool = False,
+        shared: bool = False,
+    ):
+        self.cells, self.batch_size, self.shuffle, self.seed = cells, batch_size, shuffle, seed
+        self.on_disk, self.shared, self.epoch = on_disk, shared, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch; a resumed run then sees the order an uninterrupted one would."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.n_batches
+        size = self.batch_size * self._world[1]
+        if not (self.on_disk and self.shuffle):
+            return -(-len(self.cells) // size)
+        return sum(-(-len(b) // size) for b in np.array_split(self.cells, self._n_buffers))
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    @property
+    def _world(self) -> tuple[int, int]:
+        """Rank and number of the processes that share the groups."""
+        distributed = torch.distributed
+        if self.shared and distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+        return 0, 1
+
+    @property
+    def _n_buffers(self) -> int:
+        return -(-len(self.cells) // self.BUFFER)
+
+    def __iter__(self) -> Iterator[np.ndarray | tuple[np.ndarray, np.ndarray]]:
         # a generator: the epoch may be set after this was called
-        cells = self.cells
-        if self.shuffle:
-            cells = np.random.default_rng(derived(self.seed, self.epoch)).permutation(cells)
-        if self.n_batches:
-            yield from np.array_split(cells, self.n_batches)
+        rank, world = self._world
+        rng = np.random.default_rng(derived(self.seed, self.epoch))
+        if not len(self.cells):
+            return
+        if self.on_disk and self.shuffle:
+            yield from self._buffered(rng, rank, world)
+            return
+        cells = rng.permutation(self.cells) if self.shuffle else self.cells
+        for group in np.array_split(cells, len(self)):
+            yield np.array_split(group, world)[rank]
+
+    def _buffered(self, rng: np.random.Generator, rank: int, world: int) -> Iterator[tuple]:
+        pieces = np.split(self.cells, np.arange(self.PIECE, len(self.cells), self.PIECE))
+        shuffled = np.concatenate([pieces[i] for i in rng.permutation(len(pieces))])
+        for held in np.array_split(shuffled, self._n_buffers):
+            held = np.sort(held)
+            order = rng.permutation(len(held))
+            for group in np.array_split(order, -(-len(held) // (self.batch_size * world))):
+                yield held, np.array_split(group, world)[rank]
 
 
 class MosaicLoader(DataLoader):
@@ -127,6 +210,7 @@ class MosaicLoader(DataLoader):
         batch_size: int = 128,
         shuffle: bool = False,
         seed: int = 0,
+        shared: bool = False,
         **kwargs,
     ):
         dataset = MosaicDataset(read(adata_manager))
@@ -135,7 +219,8 @@ class MosaicLoader(DataLoader):
         )
         if not len(self.indices):
             raise ValueError("indices names no cell")
-        batches = CellBatches(self.indices, batch_size, shuffle, seed)
+        on_disk = dataset.mosaic.on_disk
+        batches = CellBatches(self.indices, batch_size, shuffle, seed, on_disk, shared)
         # torch draws a seed for workers from this generator; without one it would take it from the global generator
         super().__init__(dataset, sampler=batches, batch_size=None, generator=torch.Generator(), **kwargs)
 
@@ -184,15 +269,26 @@ class MosaicSplitter(lightning.LightningDataModule):
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
         if not self.n_train:
             raise ValueError("no cell is left to train on; hold out fewer")
+        self._resident: dict[str, ResidentRows] = {}
+
+    def reside(self, device: torch.device) -> None:
+        """Bring the counts to a device that has room for them, once for all minibatches."""
+        counts = read(self.manager).counts
+        self._resident = (
+            {m: ResidentRows(x, device) for m, x in counts.items()} if fits(counts, device) else {}
+        )
 
     def train_dataloader(self) -> MosaicLoader:
-        return MosaicLoader(
-            self.manager, self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs
-        )
+        return self._loader(self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs)
 
     def val_dataloader(self) -> MosaicLoader | list:
         # twice the batch: no gradients are kept
-        return MosaicLoader(self.manager, self.val_idx, 2 * self.batch_size) if self.n_val else []
+        return self._loader(self.val_idx, 2 * self.batch_size) if self.n_val else []
+
+    def _loader(self, *args, **kwargs) -> MosaicLoader:
+        loader = MosaicLoader(self.manager, *args, shared=True, **kwargs)
+        loader.dataset.resident = self._resident
+        return loader
 
 
 def cell_positions(cells: Sequence[int], n_cells: int, name: str) -> np.ndarray:

@@ -1,10 +1,16 @@
-"""From the latent state and the batch to the expected counts of one modality, and their log-likelihood per cell."""
+"""From the latent state and the batch to the expected counts of one modality, and their log-likelihood per cell.
+
+Every decoder has a second, lean way to the likelihood, for training and wherever no gradient is asked for: faster and
+with less memory, but differentiable only once.
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, logsigmoid, softplus
 
+from mmopt.models import peaks
 from mmopt.models.dropout import Dropout
+from mmopt.models.genes import negative_binomial_of_shares
 from mmopt.models.likelihoods import multinomial, negative_binomial, negative_binomial_mixture
 from mmopt.models.sparse import Csr
 
@@ -34,9 +40,16 @@ class RnaDecoder(nn.Module):
         self.head = _head(n_hidden, n_features)
         self.log_theta = nn.Parameter(torch.zeros(n_features))
 
+    def lean(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Return unnormalised logarithms of the shares."""
+        return self.head(self.body(torch.cat([z, batch], 1)))
+
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
         """Return the logarithm of each gene's share of the library (cells × genes)."""
-        return log_softmax(self.head(self.body(torch.cat([z, batch], 1))), 1)
+        return log_softmax(self.lean(z, batch), 1)
+
+    def lean_log_likelihood(self, logits: Tensor, counts: Csr) -> Tensor:
+        return negative_binomial_of_shares(counts, logits, self.log_theta)
 
     def log_likelihood(self, log_share: Tensor, counts: Csr) -> Tensor:
         return negative_binomial(
@@ -68,6 +81,8 @@ class ProteinDecoder(nn.Module):
     def log_likelihood(self, parameters: dict[str, Tensor], counts: Csr) -> Tensor:
         return negative_binomial_mixture(counts.dense(self.mixing.out_features), **parameters).sum(1)
 
+    lean, lean_log_likelihood = forward, log_likelihood
+
     @staticmethod
     def log_level(parameters: dict[str, Tensor]) -> Tensor:
         """Return the expected level on the log1p scale, where antibody counts are read (cells × proteins)."""
@@ -88,21 +103,39 @@ class AtacDecoder(nn.Module):
     PRIOR_PRECISION = 100.0
 
     def __init__(
-        self, n_features: int, n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float, rank: int
+        self,
+        n_features: int,
+        n_latent: int,
+        n_batch: int,
+        n_hidden: int,
+        dropout_rate: float,
+        rank: int,
+        one_in: int = 1,
     ):
         super().__init__()
         self.body = _body(n_latent, n_batch, n_hidden, dropout_rate)
         self.low_rank = nn.Linear(n_hidden, rank)
         self.head = _head(rank, n_features)
+        self.one_in = one_in
+
+    def lean(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Return what goes into the head (cells × rank)."""
+        return self.low_rank(self.body(torch.cat([z, batch], 1)))
 
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
         """Return unnormalised log-probabilities (cells × peaks)."""
-        return self.head(self.low_rank(self.body(torch.cat([z, batch], 1))))
+        return self.head(self.lean(z, batch))
 
     @staticmethod
     def log_likelihood(logits: Tensor, counts: Csr) -> Tensor:
         return multinomial(counts, logits)
 
+    def lean_log_likelihood(self, hidden: Tensor, counts: Csr) -> Tensor:
+        """In training look at one peak of ``one_in``, else at all of them."""
+        one_in = self.one_in if self.training else 1
+        return peaks.multinomial(counts, hidden, self.head.weight, self.head.bias, one_in)
+
     def penalty(self) -> Tensor:
         """Negative log-prior of the two head matrices, for the whole data set."""
-        return self.PRIOR_PRECISION * (self.low_rank.weight.square().sum() + self.head.weight.square().sum())
+        norms = (torch.linalg.vector_norm(w).square() for w in (self.low_rank.weight, self.head.weight))
+        return self.PRIOR_PRECISION * sum(norms)

@@ -6,7 +6,6 @@ layer, whose weights carry the scale and whose bias carries the shift.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag
 
 from mmopt.models.dropout import Dropout, dropout
 from mmopt.models.sparse import Csr
@@ -42,39 +41,47 @@ class RnaEncoder(nn.Module):
         self.first = nn.Linear(n_features, n_hidden)
         self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
 
-    def normalise(self, counts: Csr) -> Tensor:
-        per_ten_thousand = counts.counts * (1e4 / counts.totals().clamp_min(1))[counts.rows]
-        return counts._replace(counts=torch.log1p(per_ten_thousand)).dense(len(self.mean))
+    def standardised(self, counts: Csr) -> Tensor:
+        """Return the dense input; most of it are zero counts, which differ only from gene to gene."""
+        size = (1e4 / counts.totals().clamp_min(1)).index_select(0, counts.rows)
+        mean, scale = (t.index_select(0, counts.indices) for t in (self.mean, self.scale))
+        x = (-self.mean / self.scale).clamp(-CLIP, CLIP).repeat(len(counts.lengths), 1)
+        values = ((torch.log1p(counts.counts * size) - mean) / scale).clamp(-CLIP, CLIP)
+        x.view(-1).scatter_(0, counts.places(len(self.mean)), values)
+        return x
 
     def forward(self, counts: Csr) -> tuple[Tensor, Tensor]:
-        x = ((self.normalise(counts) - self.mean) / self.scale).clamp(-CLIP, CLIP)
-        return self.trunk(self.first(self.dropout(x)))
+        return self.trunk(self.first(self.dropout(self.standardised(counts))))
 
 
 class ProteinEncoder(RnaEncoder):
     """Centred log-ratio of the counts (log1p minus the cell's mean), standardised."""
 
-    def normalise(self, counts: Csr) -> Tensor:
+    def standardised(self, counts: Csr) -> Tensor:
         logs = counts._replace(counts=torch.log1p(counts.counts)).dense(len(self.mean))
-        return logs - logs.mean(1, keepdim=True)
+        return ((logs - logs.mean(1, keepdim=True) - self.mean) / self.scale).clamp(-CLIP, CLIP)
 
 
 class AtacEncoder(nn.Module):
     """Binary TF-IDF of the accessible peaks, standardised without leaving the sparse form.
 
-    ``log1p(1e4 * tf * idf)`` with ``tf`` = 1 / number of accessible peaks of the cell.
+    ``log1p(1e4 * tf * idf)`` with ``tf`` = 1 / number of accessible peaks of the cell. With a ``rank`` the peaks are
+    first projected to so many dimensions: with many peaks the first layer is most of the model, and of the work.
     """
 
-    def __init__(self, n_features: int, n_hidden: int, n_latent: int, dropout_rate: float):
+    def __init__(
+        self, n_features: int, n_hidden: int, n_latent: int, dropout_rate: float, rank: int | None = None
+    ):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
         self.register_buffer("idf", torch.ones(n_features))
         self.dropout_rate = dropout_rate
         self.weight = nn.Parameter(
-            torch.empty(n_features, n_hidden).uniform_(-1, 1) / n_features**0.5
+            torch.empty(n_features, rank or n_hidden).uniform_(-1, 1) / n_features**0.5
         )  # as nn.Linear
-        self.bias = nn.Parameter(torch.zeros(n_hidden))
+        self.bias = nn.Parameter(torch.zeros(rank or n_hidden))
+        self.widen = nn.Linear(rank, n_hidden) if rank else nn.Identity()
         self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
 
     @torch.no_grad()
@@ -82,16 +89,18 @@ class AtacEncoder(nn.Module):
         """Let the bias undo the mean input, as subtracting it from every value would."""
         self.bias.copy_(-(self.mean / self.scale) @ self.weight)
 
+    def normalise(self, counts: Csr) -> Tensor:
+        """Return the standardised value of each stored count, less that of a closed peak."""
+        peaks = counts.indices
+        tf = (1e4 / counts.lengths.clamp_min(1)).index_select(0, counts.rows)
+        value = torch.log1p(tf * self.idf.index_select(0, peaks))
+        ceiling = (self.mean + CLIP * self.scale).index_select(0, peaks)
+        return torch.minimum(value, ceiling) / self.scale.index_select(0, peaks)
+
     def forward(self, counts: Csr) -> tuple[Tensor, Tensor]:
-        indptr, _, indices, _ = counts
-        tf = (1e4 / counts.lengths.clamp_min(1))[counts.rows]
-        value = torch.log1p(tf * self.idf[indices]) / self.scale[indices]
-        ceiling = self.mean[indices] / self.scale[indices] + CLIP
-        value = dropout(torch.minimum(value, ceiling), self.dropout_rate, self.training)
+        value = dropout(self.normalise(counts), self.dropout_rate, self.training)
         if self.training or not torch.is_grad_enabled():
-            hidden = embedding_bag(
-                indices, self.weight, indptr, per_sample_weights=value, mode="sum", include_last_offset=True
-            )
-        else:  # embedding_bag has no second derivative, which curvature needs
-            hidden = counts.row_sums(value[:, None] * self.weight[indices])
-        return self.trunk(hidden + self.bias)
+            hidden = counts.product(value, self.weight)
+        else:  # that product has no second derivative, which curvature needs
+            hidden = counts.row_sums(value[:, None] * self.weight[counts.indices])
+        return self.trunk(self.widen(hidden + self.bias))

@@ -6,6 +6,7 @@ from scvi.data.fields import BaseAnnDataField
 
 from mmopt import _checks
 from mmopt._keys import HIGHLY_VARIABLE
+from mmopt.models import stored
 
 
 class CountsField(BaseAnnDataField):
@@ -31,7 +32,7 @@ class CountsField(BaseAnnDataField):
     is_empty = False
 
     def validate_field(self, mdata: MuData) -> None:
-        _checks.counts(mdata.mod[self.modality], self.modality, self.layer)
+        stored.check(mdata.mod[self.modality], self.modality, self.layer)
 
     def register_field(self, mdata: MuData) -> dict:
         super().register_field(mdata)

@@ -1,5 +1,7 @@
 """Stop training at the first non-finite loss, say which modality went first, and keep the last finite state."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -37,11 +39,14 @@ class FiniteGuard:
 
     @torch.no_grad()
     def watch(self, terms: dict[str, Tensor], step: int) -> None:
-        """Note the step at which a term was first non-finite."""
+        """Note the step at which a term was first non-finite; if ``"total"`` is finite, so are its parts."""
+        on_cpu = next(iter(terms.values())).device.type == "cpu"
+        if on_cpu and "total" in terms and math.isfinite(terms["total"].item()):
+            return
         for name, value in terms.items():
             now = torch.where(torch.isfinite(value).all(), torch.inf, float(step))
             self.first_bad[name] = torch.minimum(self.first_bad[name], now) if name in self.first_bad else now
-        if next(iter(terms.values())).device.type == "cpu":
+        if on_cpu:
             self.check()
 
     def check(self) -> None:

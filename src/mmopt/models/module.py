@@ -12,6 +12,8 @@ from mmopt.models.encoders import AtacEncoder, ProteinEncoder, RnaEncoder
 
 ENCODERS = {"rna": RnaEncoder, "atac": AtacEncoder, "prot": ProteinEncoder}
 DECODERS = {"rna": RnaDecoder, "atac": AtacDecoder, "prot": ProteinDecoder}
+SAMPLED_ABOVE, SAMPLE = 8_192, 3_000  # peaks; with fewer, all of them cost little
+PROJECTED_ABOVE = 8_192  # peaks; with more, the first layer of the encoder is most of the model
 
 
 class TriModule(BaseModuleClass):
@@ -27,7 +29,12 @@ class TriModule(BaseModuleClass):
     n_batch
         Number of batches, at least 1.
     n_latent, n_hidden, atac_rank
-        Sizes of the latent space, of the hidden layers and of the bottleneck before the peaks.
+        Sizes of the latent space, of the hidden layers and of the bottleneck before the peaks (also behind them, in
+        the encoder, if there are more than 8,192).
+    peaks_per_step
+        The ATAC likelihood of a training step looks at so many peaks (or somewhat more), drawn anew each time; see
+        :mod:`mmopt.models.peaks`. Held-out likelihoods always look at all. If not given: 3,000 if there are more than
+        8,192 peaks, else all.
     dropout_rate
         Dropout of inputs and hidden units.
     modality_dropout
@@ -44,6 +51,7 @@ class TriModule(BaseModuleClass):
         n_latent: int = 20,
         n_hidden: int = 128,
         atac_rank: int = 32,
+        peaks_per_step: int | None = None,
         dropout_rate: float = 0.3,
         modality_dropout: float = 0.3,
         alignment: float = 0.5,
@@ -53,19 +61,19 @@ class TriModule(BaseModuleClass):
         self.n_latent = n_latent
         self.modality_dropout = modality_dropout
         self.alignment = alignment
+        n_peaks = n_features.get("atac", 0)
+        peaks_per_step = peaks_per_step or (SAMPLE if n_peaks > SAMPLED_ABOVE else max(n_peaks, 1))
+        of_encoder = {"atac": {"rank": atac_rank if n_peaks > PROJECTED_ABOVE else None}}
+        of_decoder = {"atac": {"rank": atac_rank, "one_in": max(1, n_peaks // peaks_per_step)}}
         self.encoders = nn.ModuleDict(
-            {m: ENCODERS[m](n, n_hidden, n_latent, dropout_rate) for m, n in n_features.items()}
+            {
+                m: ENCODERS[m](n, n_hidden, n_latent, dropout_rate, **of_encoder.get(m, {}))
+                for m, n in n_features.items()
+            }
         )
         self.decoders = nn.ModuleDict(
             {
-                m: DECODERS[m](
-                    n,
-                    n_latent,
-                    n_batch,
-                    n_hidden,
-                    dropout_rate,
-                    **({"rank": atac_rank} if m == "atac" else {}),
-                )
+                m: DECODERS[m](n, n_latent, n_batch, n_hidden, dropout_rate, **of_decoder.get(m, {}))
                 for m, n in n_features.items()
             }
         )
@@ -146,15 +154,30 @@ class TriModule(BaseModuleClass):
             "heard": heard,
         }
 
-    def _decode(self, modality: str, z: Tensor, batch: Tensor) -> Tensor | dict[str, Tensor]:
-        return self.decoders[modality](z, getattr(self, f"decoded_as_{modality}")[batch])
+    @property
+    def _lean(self) -> bool:
+        """Whether second derivatives are not wanted."""
+        return self.training or not torch.is_grad_enabled()
 
-    def generative(self, z: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor | dict[str, Tensor]]:
-        """Parameters of every modality's likelihood for the rows in which it was measured."""
+    def _decode(
+        self, modality: str, z: Tensor, batch: Tensor, lean: bool = False
+    ) -> Tensor | dict[str, Tensor]:
+        decoder = self.decoders[modality]
+        batch = getattr(self, f"decoded_as_{modality}")[batch]
+        return decoder.lean(z, batch) if lean else decoder(z, batch)
+
+    def generative(
+        self, z: Tensor, tensors: dict[str, Tensor], lean: bool | None = None
+    ) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Parameters of every modality's likelihood for the rows in which it was measured.
+
+        In training also where there are none: processes that train together must all touch every parameter.
+        """
+        lean = self._lean if lean is None else lean
         return {
-            m: self._decode(m, z[rows], tensors["batch"][rows])
+            m: self._decode(m, z[rows], tensors["batch"][rows], lean)
             for m in self.modalities
-            if len(rows := tensors[f"{m}_rows"])
+            if len(rows := tensors[f"{m}_rows"]) or self.training
         }
 
     @auto_move_data
@@ -179,7 +202,9 @@ class TriModule(BaseModuleClass):
         for m in self.modalities:
             reconstruction[f"nll_{m}"] = torch.zeros_like(kl)
             if m in generative_outputs:
-                likelihood = self.decoders[m].log_likelihood(generative_outputs[m], tensors[m])
+                decoder = self.decoders[m]
+                log_likelihood = decoder.lean_log_likelihood if self._lean else decoder.log_likelihood
+                likelihood = log_likelihood(generative_outputs[m], tensors[m])
                 reconstruction[f"nll_{m}"] = reconstruction[f"nll_{m}"].index_copy(
                     0, tensors[f"{m}_rows"], -likelihood
                 )
@@ -201,7 +226,7 @@ class TriModule(BaseModuleClass):
         drawn = []
         for _ in range(n_samples):
             z = self.inference(tensors)["z"]
-            drawn.append(self._draw(self.generative(z, tensors), tensors))
+            drawn.append(self._draw(self.generative(z, tensors, lean=False), tensors))
         return drawn
 
     def _draw(self, decoded: dict, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

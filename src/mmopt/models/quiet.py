@@ -26,6 +26,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message="Total length of `list` across ranks is zero"
         )  # no cells held out
+        # scvi-tools says so of its own early stopping, which is not used
+        warnings.filterwarnings("ignore", message="early_stopping was automatically disabled")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch
         try:
             for logger in loggers:

@@ -11,15 +11,25 @@ import numpy as np
 import torch
 
 from mmopt.models.data import Mosaic
+from mmopt.models.stored import Counts, StoredRows
 
 
 def describe(mosaic: Mosaic, held_out: np.ndarray, **settings: Any) -> str:
     """Write down what decides a run: its settings, its data and which of the cells are held out."""
     sha = hashlib.sha256(mosaic.batch.tobytes() + held_out.astype(np.int64).tobytes())
     for m, counts in mosaic.counts.items():
-        for array in (mosaic.rows[m], counts.indptr, counts.indices, counts.data):
+        for array in (mosaic.rows[m], *_fingerprint(counts)):
             sha.update(np.ascontiguousarray(array))
     return json.dumps(settings | {"data": sha.hexdigest()}, sort_keys=True, default=_name)
+
+
+def _fingerprint(counts: Counts) -> tuple[np.ndarray, ...]:
+    """All of a matrix in memory; of one on disk its shape, the length of its rows and some of them."""
+    if not isinstance(counts, StoredRows):
+        return counts.indptr, counts.indices, counts.data
+    some = counts[np.unique(np.linspace(0, len(counts) - 1, 100).astype(int))]
+    lengths = np.array([]) if counts.indptr is None else counts.indptr
+    return np.array(counts.shape), lengths, some.indptr, some.indices, some.data
 
 
 def _name(value: Any) -> Any:

@@ -3,45 +3,80 @@
 import numpy as np
 import scipy.sparse as sp
 
+from mmopt.models.stored import Counts, blocks
+
 MIN_SCALE = 1e-3
 QUANTILE_CELLS = 5000  # per batch: enough for a 10 % quantile, small enough for any data set
 
 
-def mean_and_scale(x: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation per column of a sparse matrix."""
-    mean = np.asarray(x.mean(0), np.float64).ravel()
-    second = np.asarray(x.multiply(x).mean(0), np.float64).ravel()
-    return mean, np.sqrt(np.maximum(second - mean**2, MIN_SCALE**2))
+def column_sums(x: sp.csr_matrix, values: np.ndarray | None = None) -> np.ndarray:
+    """Sum the stored values, or others in their place, per column, in float64."""
+    return np.bincount(x.indices, x.data if values is None else values, minlength=x.shape[1])
 
 
-def log_profile(counts: sp.csr_matrix) -> np.ndarray:
+class Moments:
+    """Mean and standard deviation per column of a sparse matrix that comes block by block."""
+
+    def __init__(self, n_columns: int):
+        self.n_rows, self.first, self.second = 0, np.zeros(n_columns), np.zeros(n_columns)
+
+    def add(self, x: sp.csr_matrix, values: np.ndarray) -> None:
+        """Take in the rows of ``x`` with ``values`` in place of what it stores."""
+        self.n_rows += x.shape[0]
+        self.first += column_sums(x, values)
+        self.second += column_sums(x, values**2)
+
+    def mean_and_scale(self) -> dict[str, np.ndarray]:
+        mean = self.first / self.n_rows
+        return {
+            "mean": mean,
+            "scale": np.sqrt(np.maximum(self.second / self.n_rows - mean**2, MIN_SCALE**2)),
+        }
+
+
+def log_profile(total: np.ndarray) -> np.ndarray:
     """Return the logarithm of each feature's share of all counts, with half a count added to each feature."""
-    total = np.asarray(counts.sum(0), np.float64).ravel() + 0.5
-    return np.log(total / total.sum())
+    return np.log((total + 0.5) / (total + 0.5).sum())
 
 
-def rna(counts: sp.csr_matrix) -> dict[str, np.ndarray]:
+def rna(counts: Counts) -> dict[str, np.ndarray]:
     """Return scales of log1p counts per ten thousand, the average profile and the median depth."""
-    depth = np.asarray(counts.sum(1)).ravel()
-    x = sp.csr_matrix(counts, dtype=np.float64, copy=True)
-    x.data = np.log1p(x.data * np.repeat(1e4 / np.maximum(depth, 1), np.diff(x.indptr)))
-    mean, scale = mean_and_scale(x)
-    return {"mean": mean, "scale": scale, "log_profile": log_profile(counts), "depth": np.median(depth)}
+    moments, total, depths = Moments(counts.shape[1]), np.zeros(counts.shape[1]), []
+    for x in blocks(counts):
+        depth = np.asarray(x.sum(1), np.float64).ravel()
+        moments.add(x, np.log1p(x.data * np.repeat(1e4 / np.maximum(depth, 1), np.diff(x.indptr))))
+        total += column_sums(x)
+        depths.append(depth)
+    return moments.mean_and_scale() | {
+        "log_profile": log_profile(total),
+        "depth": np.median(np.concatenate(depths)),
+    }
 
 
-def atac(counts: sp.csr_matrix) -> dict[str, np.ndarray]:
-    """Return inverse document frequencies, scales of the TF-IDF, the average profile and the median depth."""
-    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
+def atac(counts: Counts) -> dict[str, np.ndarray]:
+    """Return inverse document frequencies, scales of the TF-IDF, the average profile and the median depth.
+
+    Two passes: the second needs the frequencies.
+    """
+    n_peaks = counts.shape[1]
+    frequency, total, depths = np.zeros(n_peaks), np.zeros(n_peaks), []
+    for x in blocks(counts):
+        frequency += np.bincount(x.indices, minlength=n_peaks)
+        total += column_sums(x)
+        depths.append(np.asarray(x.sum(1), np.float64).ravel())
     idf = np.log1p(counts.shape[0] / np.maximum(frequency, 1))
-    x = sp.csr_matrix(counts, dtype=np.float64, copy=True)
-    lengths = np.diff(x.indptr)
-    x.data = np.log1p(np.repeat(1e4 / np.maximum(lengths, 1), lengths) * idf[x.indices])
-    mean, scale = mean_and_scale(x)
-    depth = np.median(np.asarray(counts.sum(1)).ravel())
-    return {"mean": mean, "scale": scale, "idf": idf, "log_profile": log_profile(counts), "depth": depth}
+    moments = Moments(n_peaks)
+    for x in blocks(counts):
+        lengths = np.diff(x.indptr)
+        moments.add(x, np.log1p(np.repeat(1e4 / np.maximum(lengths, 1), lengths) * idf[x.indices]))
+    return moments.mean_and_scale() | {
+        "idf": idf,
+        "log_profile": log_profile(total),
+        "depth": np.median(np.concatenate(depths)),
+    }
 
 
-def protein(counts: sp.csr_matrix, batch: np.ndarray, n_batch: int) -> dict[str, np.ndarray]:
+def protein(counts: Counts, batch: np.ndarray, n_batch: int) -> dict[str, np.ndarray]:
     """Scales of the centred log-ratio, and per batch the background (10 % quantile) and the step up to the 90 % one."""
     sample = np.concatenate(
         [

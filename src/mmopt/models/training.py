@@ -97,8 +97,16 @@ class TriTrainingPlan(lightning.LightningModule):
         return min(1.0, (self.global_step + 1) / max(self.n_warmup, 1))
 
     # ------------------------------------------------------------------ steps
+    def on_fit_start(self) -> None:
+        # processes that train together take so many steps fewer
+        world = self.trainer.world_size
+        self.n_warmup, self.average_from = self.n_warmup / world, self.average_from // world
+
     def on_train_epoch_start(self) -> None:
-        torch.manual_seed(derived(self.seed, 1, self.current_epoch))
+        others = (
+            (self.global_rank,) if self.global_rank else ()
+        )  # their noise is not that of the first process
+        torch.manual_seed(derived(self.seed, 1, self.current_epoch, *others))
         self.guard.save()
         self._sums["train"] = {}
 
@@ -111,6 +119,20 @@ class TriTrainingPlan(lightning.LightningModule):
         self._add("train", batch, out)
         self.losses.append(out.loss.detach())
         return out.loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Leave gradients within the limit alone; torch multiplies them by one, which is a pass over all of them."""
+        if not gradient_clip_val or gradient_clip_algorithm == "value" or self.device.type != "cpu":
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if norm > gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def on_train_batch_end(self, *_) -> None:
         optimizer = self.optimizers().optimizer
@@ -144,9 +166,13 @@ class TriTrainingPlan(lightning.LightningModule):
         self.epochs.append(row)
         if self.patience is not None and self.current_epoch >= self.half:
             self.trainer.should_stop |= self.current_epoch - self.best_epoch >= self.patience
-        if self.checkpoint is not None:
+        if self.checkpoint is None:
+            return
+        if self.trainer.is_global_zero:
             with atomic_path(self.checkpoint) as partial:
                 self.trainer.save_checkpoint(partial)
+        else:  # takes part, writes nothing
+            self.trainer.save_checkpoint(self.checkpoint)
 
     def finish(self) -> None:
         """Leave the module with the averaged parameters, or the best ones; also after a run that was complete before."""
@@ -171,6 +197,10 @@ class TriTrainingPlan(lightning.LightningModule):
         in which the modality was measured.
         """
         sums = {k: float(v) for k, v in self._sums[stage].items()}
+        if self.trainer.world_size > 1:  # the same means everywhere, so that all stop in the same epoch
+            totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
+            torch.distributed.all_reduce(totals)
+            sums = dict(zip(sums, totals.tolist(), strict=True))
         n = sums["n_loss"]
         reconstruction = sum(v for k, v in sums.items() if k.startswith("nll_")) / n
         means = {
@@ -215,10 +245,18 @@ class MosaicTrainRunner(TrainRunner):
 
     def _run_training_core(self) -> None:
         handler = signal.getsignal(signal.SIGINT)
+        if self.trainer.world_size == 1:
+            self.data_splitter.reside(self.device)
         try:
             self.trainer.fit(
                 self.training_plan, self.data_splitter, ckpt_path=self.ckpt_path, weights_only=True
             )
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise MemoryError(self._advice()) from error
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):  # what torch says where there is no device
+                raise MemoryError(self._advice()) from error
+            raise
         except NonFiniteLossError:
             self.model.is_trained_ = self.model.is_trained_ or bool(self.training_plan.guard.saved)
             raise
@@ -238,3 +276,14 @@ class MosaicTrainRunner(TrainRunner):
         self.model.is_trained_ = True
         self.model.to_device(self.device)
         self.model.trainer = self.trainer
+
+    def _advice(self) -> str:
+        batch_size, module = self.data_splitter.batch_size, self.model.module
+        advice = (
+            f"training ran out of memory; take fewer cells per step (batch_size={max(1, batch_size // 2)})"
+        )
+        if "atac" in module.decoders:
+            n_peaks, one_in = len(module.encoders["atac"].mean), module.decoders["atac"].one_in
+            fewer = max(1, n_peaks // (2 * one_in))
+            advice += f", fewer peaks (TriVI(mdata, peaks_per_step={fewer}), or mm.pp.prepare(mdata) to select some)"
+        return advice + ", or leave the data on disk (mudata.read_h5mu(path, backed=True))"

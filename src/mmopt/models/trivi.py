@@ -99,10 +99,11 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         registry: dict | None = None,
         **module_kwargs,
     ):
+        sizes = {"n_latent", "n_hidden", "atac_rank"}
+        if module_kwargs.get("peaks_per_step") is not None:  # None: as many as pays
+            sizes.add("peaks_per_step")
         for name, value in {"n_latent": n_latent, "n_hidden": n_hidden, **module_kwargs}.items():
-            if name in ("n_latent", "n_hidden", "atac_rank") and not (
-                isinstance(value, Integral) and value > 0
-            ):
+            if name in sizes and not (isinstance(value, Integral) and value > 0):
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
             if name == "alignment" and not 0 <= value < math.inf:
                 raise ValueError(f"alignment must be a number of at least 0; got {value!r}")
@@ -174,7 +175,8 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         Parameters
         ----------
         mdata
-            The data; cells may lack modalities.
+            The data; cells may lack modalities. Counts in ``X`` stay on disk if they are there
+            (``mudata.read_h5mu(path, backed=True)``), and training reads them piece by piece.
         rna, atac, prot
             Names of the modalities; found by their usual names if not given, left out if ``False``.
         layer
@@ -247,14 +249,15 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         lr, optimizer_kwargs
             Its learning rate and further arguments.
         batch_size
-            Cells per step.
+            Cells per step, of each process.
         train_size, held_out
             Share of the cells to train on, or the positions of the cells to hold out.
         early_stopping, early_stopping_patience
             Stop when the bound on held-out cells has not improved for so many epochs, not before half the epochs, and
             end with the parameters that were best on held-out cells.
         accelerator, devices
-            As in Lightning; the fastest device there is by default.
+            As in Lightning; the fastest device there is by default. With ``devices=2, strategy="ddp"`` in a script,
+            two processes share every step.
         checkpoint
             A file in which the state is kept after each epoch. If it exists, training goes on from there and ends as
             it would have without the interruption.
@@ -269,8 +272,17 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         ------
         ValueError
             An argument out of range, or an unknown optimizer.
+        MemoryError
+            Out of memory; the message says what would take less.
         mmopt.models.NonFiniteLossError
             The loss became NaN or infinite. The model holds its last finite state.
+
+        Notes
+        -----
+        On several machines, ``fit.py`` calls ``model.train(devices=4, num_nodes=2, strategy="ddp")`` and SLURM starts
+        it as ``srun --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 python fit.py``. Early stopping and checkpoints
+        work as in one process; every process ends with the same model, and one of them should save it
+        (``model.trainer.is_global_zero``).
         """
         if self.adata is None:
             raise ValueError("the model has no data to train on; load it with `TriVI.load(path, mdata)`")
@@ -325,7 +337,7 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
             )
         go_on = resumable(checkpoint, plan.description)
         n_values = batch_size * sum(self.summary_stats[f"n_{m}"] for m in self.modalities)
-        options = {"gradient_clip_val": 1000.0} | trainer_kwargs
+        options = {"gradient_clip_val": 1000.0, "use_distributed_sampler": False} | trainer_kwargs
         options["callbacks"] = list(options.get("callbacks") or [])  # scvi-tools adds its own to the list
         with isolated(random_state), quiet_lightning(), sensible_threads(n_values):
             self.module.train()

@@ -46,7 +46,8 @@ def integrate(
     Parameters
     ----------
     mdata
-        Raw counts of one to three of RNA, ATAC and surface protein; cells may lack modalities.
+        Raw counts of one to three of RNA, ATAC and surface protein; cells may lack modalities. May be larger than the
+        memory: counts in ``X`` of a file opened with ``mudata.read_h5mu(path, backed=True)`` stay on disk.
     rna, atac, prot
         Names of the modalities. Found by their usual names if not given (``rna``/``gex``, ``atac``/``peaks``,
         ``prot``/``protein``/``adt``/``cite``); ``False`` leaves one out.

@@ -1,0 +1,140 @@
+"""Counts that stay on disk: rows are read when they are asked for, in contiguous pieces.
+
+Loaders for single AnnData stores exist (annbatch, scvi-tools' own); none of them reads several modalities whose cells
+differ, which is what a mosaic is.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from anndata.abc import CSRDataset
+
+from mmopt import _checks
+
+BLOCK = 4_000_000  # values of a block that is worked on at a time: some hundred megabytes with all that is made of it
+GAP = 16  # rows that are read and thrown away rather than starting another read
+
+
+class StoredRows:
+    """A cells × features matrix of counts on disk that gives rows as a scipy matrix.
+
+    Parameters
+    ----------
+    matrix
+        Backed CSR matrix of anndata (HDF5 or Zarr), or a dense HDF5 or Zarr array.
+    columns
+        Features to keep, in this order; all if not given.
+    """
+
+    def __init__(self, matrix: Any, columns: np.ndarray | None = None):
+        self._matrix, self.columns = matrix, columns
+        self._sparse = isinstance(matrix, CSRDataset)
+        self.shape = (matrix.shape[0], matrix.shape[1] if columns is None else len(columns))
+        self.indptr = None
+        if self._sparse:
+            self._data, self._indices = matrix.group["data"], matrix.group["indices"]
+            self.indptr = matrix.group["indptr"][:].astype(np.int64)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, start: int, stop: int) -> sp.csr_matrix:
+        """Rows from ``start`` up to ``stop``, all features as stored."""
+        width = self._matrix.shape[1]
+        if not self._sparse:
+            return sp.csr_matrix(np.asarray(self._matrix[start:stop], dtype=np.float32))
+        first, last = self.indptr[start], self.indptr[stop]
+        data = self._data[first:last].astype(np.float32, copy=False)
+        indptr = (self.indptr[start : stop + 1] - first).astype(np.int32)
+        indices = self._indices[first:last].astype(np.int32, copy=False)
+        return sp.csr_matrix((data, indices, indptr), (stop - start, width))
+
+    def _tidy(self, x: sp.csr_matrix) -> sp.csr_matrix:
+        x.sum_duplicates()
+        if np.count_nonzero(x.data) < x.nnz:
+            x.eliminate_zeros()
+        if self.columns is not None:
+            x = x[:, self.columns]
+            x.sort_indices()
+        return x
+
+    def __getitem__(self, rows: np.ndarray) -> sp.csr_matrix:
+        """Return the given rows; near ones are read together."""
+        rows = np.asarray(rows)
+        if not len(rows):
+            return sp.csr_matrix((0, self.shape[1]), dtype=np.float32)
+        wanted, place = np.unique(rows, return_inverse=True)
+        pieces = []
+        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > GAP) + 1):
+            piece = self.read(run[0], run[-1] + 1)
+            pieces.append(piece if len(run) == piece.shape[0] else piece[run - run[0]])
+        x = self._tidy(sp.vstack(pieces, format="csr") if len(pieces) > 1 else pieces[0])
+        return x if np.array_equal(place, np.arange(x.shape[0])) else x[place]
+
+    def blocks(self) -> Iterator[sp.csr_matrix]:
+        """All rows, block by block."""
+        for start, stop in self._spans():
+            yield self._tidy(self.read(start, stop))
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        start = 0
+        while start < len(self):
+            if self._sparse:
+                stop = int(np.searchsorted(self.indptr, self.indptr[start] + BLOCK, side="right")) - 1
+            else:
+                stop = start + BLOCK // self._matrix.shape[1]
+            stop = min(max(stop, start + 1), len(self))
+            yield start, stop
+            start = stop
+
+
+Counts = sp.csr_matrix | StoredRows
+
+
+def blocks(counts: Counts) -> Iterator[sp.csr_matrix]:
+    """Rows block by block, wherever they are."""
+    if isinstance(counts, StoredRows):
+        yield from counts.blocks()
+        return
+    n_rows, start = counts.shape[0], 0
+    while start < n_rows:
+        stop = int(np.searchsorted(counts.indptr, counts.indptr[start] + BLOCK, side="right")) - 1
+        stop = min(max(stop, start + 1), n_rows)
+        yield counts if (start, stop) == (0, n_rows) else counts[start:stop]
+        start = stop
+
+
+def _on_disk(matrix: Any) -> bool:
+    in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
+    dense = not in_memory and hasattr(matrix, "chunks") and not hasattr(matrix, "compute")
+    return isinstance(matrix, CSRDataset) or (dense and len(matrix.shape) == 2)
+
+
+def check(adata: AnnData, modality: str, layer: str | None) -> None:
+    """Refuse what is not raw counts, as :func:`mmopt._checks.counts`; what is on disk is read block by block."""
+    matrix, where = _checks.located(adata, modality, layer)
+    if not _on_disk(matrix) or 0 in matrix.shape:
+        _checks.counts(adata, modality, layer)
+        return
+    stored, nothing = StoredRows(matrix), True
+    for start, stop in stored._spans():
+        values = stored.read(start, stop).data
+        if len(values) and (nothing := nothing and not values.any()) is False:
+            _checks.check_counts(values, adata, modality, where)
+    if nothing:
+        raise ValueError(f"{where} holds nothing but zeros")
+
+
+def counts(adata: AnnData, modality: str, layer: str | None, columns: np.ndarray) -> Counts:
+    """Raw counts that passed :func:`check`, on disk where they are on disk, of the given features in their order."""
+    matrix, _ = _checks.located(adata, modality, layer)
+    as_they_are = np.array_equal(columns, np.arange(adata.n_vars))
+    if _on_disk(matrix):
+        return StoredRows(matrix, None if as_they_are else columns)
+    x = sp.csr_matrix(_checks.counts(adata, modality, layer))
+    x = x if as_they_are else x[:, columns]
+    x.sort_indices()
+    return x

@@ -1,0 +1,150 @@
+"""Data that stay on disk give what they would give in memory."""
+
+import mudata
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from mmopt.models import stored
+from mmopt.models.data import CellBatches, MosaicDataset, read
+
+ROWS = np.array([7, 3, 4, 4, 60, 0])
+
+
+@pytest.fixture
+def on_disk(make_mosaic, tmp_path):
+    """The same mosaic in memory and backed, of several buffers and blocks."""
+    mdata = make_mosaic(n=150)
+    mdata["prot"].X = mdata["prot"].X.toarray()  # dense, as proteins often are
+    mdata.write_h5mu(tmp_path / "mosaic.h5mu")
+    return mdata, mudata.read_h5mu(tmp_path / "mosaic.h5mu", backed=True)
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(stored, "BLOCK", 500)
+    monkeypatch.setattr(stored, "GAP", 2)
+    monkeypatch.setattr(CellBatches, "PIECE", 8)
+    monkeypatch.setattr(CellBatches, "BUFFER", 48)
+
+
+class TestStoredRows:
+    @pytest.mark.parametrize("modality", ["rna", "prot"])
+    @pytest.mark.parametrize("columns", [None, np.array([5, 0, 2])])
+    def test_rows_and_blocks(self, on_disk, modality, columns):
+        in_memory, backed = (m[modality].X for m in on_disk)
+        expected = sp.csr_matrix(in_memory)[:, slice(None) if columns is None else columns].toarray()
+        rows = stored.StoredRows(backed, columns)
+        assert rows.shape == expected.shape
+        for wanted in (ROWS, np.arange(9), np.array([], int)):
+            np.testing.assert_array_equal(rows[wanted].toarray(), expected[wanted])
+            assert rows[wanted].has_sorted_indices
+        found = [b.toarray() for b in rows.blocks()]
+        assert len(found) > 1
+        np.testing.assert_array_equal(np.concatenate(found), expected)
+
+    def test_stored_zeros_and_repeated_entries(self, tmp_path):
+        """Files hold what other programs wrote."""
+        from anndata import AnnData, read_h5ad
+
+        x = sp.csr_matrix((np.array([1, 0, 2, 3.0]), [1, 0, 2, 2], [0, 2, 4]), (2, 3))
+        AnnData(x).write_h5ad(tmp_path / "x.h5ad")
+        found = stored.StoredRows(read_h5ad(tmp_path / "x.h5ad", backed="r").X)[np.arange(2)]
+        assert found.nnz == 2
+        np.testing.assert_array_equal(found.toarray(), [[0, 1, 0], [0, 0, 5]])
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [(-1.0, "negative"), (np.nan, "NaN"), (0.5, "raw counts"), (0.0, "nothing but zeros")],
+    )
+    def test_what_is_no_counts_is_refused(self, make_mosaic, tmp_path, value, message):
+        from mmopt.models import TriVI
+
+        mdata = make_mosaic()
+        if value:
+            mdata["atac"].X.data[-1] = value
+        else:
+            mdata["atac"].X.data[:] = value
+        mdata.write_h5mu(tmp_path / "bad.h5mu")
+        with pytest.raises(ValueError, match=rf"modality 'atac', X.*{message}"):
+            TriVI.setup_mudata(mudata.read_h5mu(tmp_path / "bad.h5mu", backed=True))
+
+
+class TestOrder:
+    def epoch(self, n=150, seed=0, epoch=0, size=16):
+        batches = CellBatches(np.arange(n), size, True, seed, on_disk=True)
+        batches.set_epoch(epoch)
+        return batches, list(batches)
+
+    def test_every_cell_once_in_buffers_of_pieces(self):
+        batches, groups = self.epoch()
+        assert len(groups) == len(batches)
+        np.testing.assert_array_equal(
+            np.sort(np.concatenate([held[chosen] for held, chosen in groups])), np.arange(150)
+        )
+        assert all(len(chosen) <= 16 for _, chosen in groups)
+        buffers = {id(held): held for held, _ in groups}
+        assert len(buffers) == 4
+        for held in buffers.values():  # few pieces, in order
+            assert len(held) <= 48
+            assert (np.diff(held) > 0).all()
+            assert (np.diff(held) > 1).sum() <= len(held) / 4
+
+    def test_depends_on_seed_and_epoch_alone(self):
+        order = [
+            np.concatenate([h[c] for h, c in self.epoch(**k)[1]]) for k in ({}, {}, {"epoch": 1}, {"seed": 1})
+        ]
+        np.testing.assert_array_equal(order[0], order[1])
+        assert (order[0] != order[2]).any()
+        assert (order[0] != order[3]).any()
+
+    def test_a_buffer_is_read_once(self, on_disk, monkeypatch):
+        from mmopt.models import TriVI
+
+        TriVI.setup_mudata(on_disk[1], batch_key="donor")
+        mosaic = read(TriVI._setup_adata_manager_store[on_disk[1].uns["_scvi_uuid"]])
+        assert mosaic.on_disk
+        reads = []
+        subset = type(mosaic).subset
+        monkeypatch.setattr(
+            type(mosaic), "subset", lambda m, cells: reads.append(len(cells)) or subset(m, cells)
+        )
+        dataset = MosaicDataset(mosaic)
+        for held, chosen in self.epoch()[1]:
+            whole, part = dataset[held[chosen]], dataset[held, chosen]
+            for m in mosaic.counts:
+                for one, other in zip(whole[m], part[m], strict=True):
+                    assert one.equal(other)
+                assert whole[f"{m}_rows"].equal(part[f"{m}_rows"])
+        assert sum(reads) == 150
+
+
+def test_the_model_is_the_same(on_disk, make_model, train, tmp_path):
+    """Statistics, likelihood and embedding; training, in another order of cells, and going on from a checkpoint."""
+    import mmopt
+
+    models = [make_model(m) for m in on_disk]
+    state = [m.module.state_dict() for m in models]
+    assert all(v.equal(state[1][k]) for k, v in state[0].items())
+    models[0].is_trained_ = models[1].is_trained_ = True
+    errors = [m.get_reconstruction_error() for m in models]
+    for name, value in errors[0].items():
+        assert float(value) == pytest.approx(float(errors[1][name]), rel=1e-6)
+    np.testing.assert_array_equal(*(m.get_latent_representation() for m in models))
+
+    options = {
+        "accelerator": "cpu",
+        "progress_bar": False,
+        "batch_size": 16,
+        "checkpoint": tmp_path / "run.ckpt",
+    }
+    small = {"n_latent": 4, "model_kwargs": {"n_hidden": 16}, "batch_key": "donor", "max_epochs": 25}
+    fitted = [
+        mmopt.tl.integrate(m, **small, **options | ({} if i else {"checkpoint": None}))
+        for i, m in enumerate(on_disk)
+    ]
+    ends = [f.history["elbo_validation"].to_numpy().min() for f in fitted]
+    begins = [f.history["elbo_validation"].to_numpy()[0].item() for f in fitted]
+    assert ends[1] == pytest.approx(ends[0], abs=0.15 * (begins[0] - ends[0]))
+    again = mmopt.tl.integrate(on_disk[1], **small, **options)  # complete: nothing is left to do
+    np.testing.assert_array_equal(again.get_latent_representation(), on_disk[1].obsm["X_mmopt"])
