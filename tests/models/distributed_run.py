@@ -26,7 +26,7 @@ def run(mdata, checkpoint, world=1, **kwargs):
         model.train(
             EPOCHS,
             batch_size=GLOBAL_BATCH // world,
-            optimizer_kwargs={"switch_interval": 2, "warmup_steps": 2},
+            optimizer_kwargs={"switch_interval": 2, "warmup_steps": 2, "switch_factor": 1.05},
             early_stopping_patience=1,
             checkpoint=checkpoint,
             accelerator="cpu",

@@ -98,9 +98,7 @@ class TriTrainingPlan(lightning.LightningModule):
 
     # ------------------------------------------------------------------ steps
     def on_fit_start(self) -> None:
-        # processes that train together take so many steps fewer
-        world = self.trainer.world_size
-        self.n_warmup, self.average_from = self.n_warmup / world, self.average_from // world
+        self.n_warmup /= self.trainer.world_size  # processes that train together take so many steps fewer
 
     def on_train_epoch_start(self) -> None:
         others = (
