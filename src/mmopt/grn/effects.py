@@ -95,7 +95,7 @@ class Scene:
         return np.stack(drawn)
 
 
-def summarise(draws: np.ndarray, spread: np.ndarray) -> dict[str, np.ndarray]:
+def summarise(draws: np.ndarray, spread: np.ndarray, exclude: Sequence[int] = ()) -> dict[str, np.ndarray]:
     """Mean, standard deviation and 90 % interval of each effect.
 
     Parameters
@@ -104,6 +104,8 @@ def summarise(draws: np.ndarray, spread: np.ndarray) -> dict[str, np.ndarray]:
         ``(n_members, n_groups, n_features)``.
     spread
         Standard deviation of each feature over the cells, ``(n_features,)``.
+    exclude
+        Columns that the perturbation sets itself. Where no other moves, nothing is claimed and nothing is uncertain.
 
     Returns
     -------
@@ -113,7 +115,7 @@ def summarise(draws: np.ndarray, spread: np.ndarray) -> dict[str, np.ndarray]:
     """
     delta = draws.mean(0)
     ensemble = draws.std(0, ddof=1)
-    touched = (np.abs(draws).max(0) > 0).any()
+    touched = np.delete(draws, list(exclude), axis=2).any()
     sd = np.sqrt((ENSEMBLE * ensemble) ** 2 + (TRANSFER * delta) ** 2 + touched * (UNSEEN * spread) ** 2)
     reach = norm.ppf(0.95) * sd
     up = np.where(sd > 0, norm.cdf(delta / np.maximum(sd, 1e-12)), 0.5)

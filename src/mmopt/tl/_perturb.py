@@ -144,7 +144,7 @@ def perturb(
 
     draws, clipped = stage.scene.draws(clamp)
     spread = stage.spread
-    summary = summarise(draws, spread)
+    summary = summarise(draws, spread, list(clamp.clamps))
     null = stage.scene.null(clamp, n_null, rng)
     blocks = list(stage.features.blocks.values())
     p, band = against_null(summary["delta"], null, spread, blocks, list(clamp.clamps))

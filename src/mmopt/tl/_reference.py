@@ -1,6 +1,8 @@
 """Where the perturbed cells go in an embedding: outside of what was seen, with or against the reference flow."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +31,8 @@ _MEMBERS, _BLOCK = 4, 2000
 class Shift:
     """Embedding of every cell asked for before and after, ``(n, d)``, and the generative effects if a model gave any.
 
-    ``decoded``: role to the mean change of logged values of each group, from the difference of two decodes.
+    ``decoded``: role to the mean change of logged values of each group, from the difference of two decodes of the cells
+    that stand for it.
     """
 
     before: np.ndarray
@@ -87,10 +90,25 @@ def shift_cells(
         pca = PCA(min(_COMPONENTS, min(old.shape) - 1), svd_solver="full").fit(old)
         return Shift(pca.transform(old), pca.transform(new), {})
     decoded = {}
-    for role in parts[0][2]:
-        change = np.vstack([part[2][role] for part in parts])
-        decoded[role] = np.stack([change[np.isin(everyone, rows)].mean(0) for rows in stage.groups.values()])
+    place = {cell: i for i, cell in enumerate(stage.chosen)}
+    for role in model.modalities:
+        found = [part[2][role] for part in parts if role in part[2]]
+        if found:
+            change, cells = (np.concatenate(each) for each in zip(*found, strict=True))
+            decoded[role] = stage.scene.averaging[:, [place[c] for c in cells]] @ change
     return Shift(old, new, decoded)
+
+
+@contextmanager
+def _less_talk() -> Iterator[None]:
+    """Keep scvi-tools from announcing every copy of the data inside the block; its warnings stay."""
+    logger = logging.getLogger("scvi")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _with_model(
@@ -101,7 +119,7 @@ def _with_model(
     before: np.ndarray,
     after: np.ndarray,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Latent means of both versions of some cells, and the change of the logged decodes in the network's columns."""
     reference, changed = mdata[rows].copy(), mdata[rows].copy()
     registry = model.registry["field_registries"]
@@ -130,14 +148,23 @@ def _with_model(
             adata.layers[target] = sparse.csr_matrix(raw)
         else:
             adata.X = sparse.csr_matrix(raw)
-    pair = [np.asarray(model.get_latent_representation(m), dtype=float) for m in (reference, changed)]
+    with _less_talk():
+        pair = [np.asarray(model.get_latent_representation(m), dtype=float) for m in (reference, changed)]
+        shown = np.flatnonzero(np.isin(rows, stage.chosen))
+        expectations = {
+            role: [
+                np.asarray(model.get_normalized(role, mdata=m, indices=shown), dtype=float)
+                for m in (reference, changed)
+            ]
+            for role in roles
+            if len(shown)
+        }
     decoded = {}
-    for role in roles:
+    for role, expected_pair in expectations.items():
         logged = []
-        for m in (reference, changed):
-            expected = np.asarray(model.get_normalized(role, mdata=m), dtype=float)
+        for expected in expected_pair:
             logged.append(log_ratio(expected) if role == "prot" else np.log1p(per_ten_thousand(expected)))
         known = pd.Index(registry[role]["state_registry"]["features"]).get_indexer(stage.features.names[role])
         change = (logged[1] - logged[0])[:, known]
-        decoded[role] = np.where(known >= 0, change, np.nan)
+        decoded[role] = np.where(known >= 0, change, np.nan), rows[shown]
     return pair[0], pair[1], decoded

@@ -366,9 +366,7 @@ def _support(
 def cognates(mdata: MuData, features: Features) -> pd.DataFrame:
     """Numbers of the proteins and of the genes that code for them."""
     var = mdata.mod[features.modalities["prot"]].var.loc[features.names["prot"]]
-    return cognate_genes(
-        features.names["prot"], features.names["rna"], var.get("gene")
-    )
+    return cognate_genes(features.names["prot"], features.names["rna"], var.get("gene"))
 
 
 def _folds(n: int, donors: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:

@@ -118,7 +118,7 @@ def screen(
             skipped.append((name, str(refusal)))
             continue
         clamp = build(job, stage.features, stage.scene, stage.links, stage.cognate, n_steps)
-        summary = summarise(stage.scene.draws(clamp, members)[0], spread)
+        summary = summarise(stage.scene.draws(clamp, members)[0], spread, list(clamp.clamps))
         frames.append(_rows(stage, name, clamp, summary, n_top))
         sure = ((summary["q05"] > 0) | (summary["q95"] < 0))[:, rna].sum(1)
         ranking.append((name, rms_of_effects(summary["delta"], rna, clamp), sure))
