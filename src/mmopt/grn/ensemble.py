@@ -81,7 +81,7 @@ def fit_network(
     problem: Problem,
     penalty: float,
     *,
-    prior_strength: float = 200.0,
+    prior_strength: float = 100.0,
     n_members: int = 20,
     least_stability: float = 0.8,
     seed: int = 0,
@@ -168,7 +168,7 @@ def bootstraps(
 
 
 def cross_validated_penalty(
-    folds: Sequence[Problem], prior_strength: float = 200.0
+    folds: Sequence[Problem], prior_strength: float = 100.0
 ) -> tuple[float, dict[float, float]]:
     """Penalty that predicts best what regulators do in cells that were pooled apart; see :func:`choose_penalty`."""
     form = Form(2.0, 0.4)

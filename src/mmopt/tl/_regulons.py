@@ -32,7 +32,7 @@ def regulons(
     regulators: Sequence[str] | None = None,
     motifs: pd.DataFrame | None = None,
     window: float = 150_000,
-    prior_strength: float = 200.0,
+    prior_strength: float = 100.0,
     donor_key: str | None = None,
     use_rep: str | None = None,
     n_neighbors: int = 30,
