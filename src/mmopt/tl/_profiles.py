@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from mudata import MuData
 from scipy import sparse
 
 from mmopt._checks import check_obs, counts, listed, positions
-from mmopt._keys import EMBEDDING
+from mmopt._keys import EMBEDDING, MODALITIES
 from mmopt.grn.pooling import log_ratio, per_ten_thousand, plain_embedding, pool_counts
 from mmopt.tl._features import Features
 
@@ -112,3 +113,29 @@ def _embedding(
         dense = np.asarray(m.todense() if sparse.issparse(m) else m, dtype=float)
         logged.append(dense if role == "prot" else np.log1p(per_ten_thousand(dense)))
     return plain_embedding(logged)
+
+
+def read_profiles_of(mdata: MuData, slot: dict) -> tuple[Features, Profiles]:
+    """Features and profiles as they were when the network was fitted."""
+    params = slot["params"]
+    modalities = {role: params["modalities"][role] for role in MODALITIES if role in params["modalities"]}
+    table = slot["features"]
+    names = {
+        role: pd.Index(table.loc[(table["modality"] == name).to_numpy(), "feature"].astype(object))
+        for role, name in modalities.items()
+    }
+    for role, name in modalities.items():
+        if name not in mdata.mod:
+            raise ValueError(
+                f"the network was fitted with modality {name!r}, which is gone; call `mm.tl.regulons` again"
+            )
+        if len(gone := names[role].difference(mdata.mod[name].var_names)):
+            raise ValueError(
+                f"modality {name!r}: {len(gone)} features of the network are gone ({listed(gone)}); "
+                "call `mm.tl.regulons` again"
+            )
+    features = Features(modalities, names)
+    profiles = read_profiles(
+        mdata, features, layer=params["layer"] or None, use_rep=params["use_rep"] or None
+    )
+    return features, profiles

@@ -11,12 +11,13 @@ from mmopt._checks import find_modalities, listed, nearest, obs_column
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt.grn.ensemble import Problem, cross_validated_penalty, fit_network
-from mmopt.grn.evidence import cognate_genes, labels, signs, support
-from mmopt.grn.links import activity, link_peaks, positions
+from mmopt.grn.evidence import labels
+from mmopt.grn.links import activity
 from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.scale import tops
+from mmopt.tl._evidence import edge_support, linked_peaks
 from mmopt.tl._features import Features, choose_features
-from mmopt.tl._profiles import Profiles, read_profiles
+from mmopt.tl._profiles import read_profiles
 
 _FIT_CELLS = 3000
 
@@ -148,8 +149,8 @@ def regulons(
     if "prot" in blocks:
         bottom[blocks["prot"]] = 0.95 * np.quantile(values[:, blocks["prot"]], 0.005, axis=0)
     scale = np.maximum(top - bottom, 1e-9)
-    links = _links(mdata, features, values, window)
-    sign, by_motif = _support(mdata, features, links, columns, prior, motifs)
+    links = linked_peaks(mdata, features, values, window)
+    sign, by_motif = edge_support(mdata, features, links, columns, prior, motifs)
     donors = obs_column(mdata, donor_key, modalities).astype(str).to_numpy() if donor_key else None
 
     def problem(values: np.ndarray, rows: np.ndarray) -> Problem:
@@ -293,82 +294,6 @@ def _regulator_columns(
     return np.unique(columns)
 
 
-def _links(mdata: MuData, features: Features, values: np.ndarray, window: float) -> pd.DataFrame:
-    """Peak-gene links, none where there is no ATAC or no genome position."""
-    empty = pd.DataFrame(
-        {c: pd.Series(dtype=t) for c, t in dict.fromkeys(("gene", "peak"), int).items()}
-        | {c: pd.Series(dtype=float) for c in ("distance", "correlation", "weight")}
-    )
-    if "atac" not in features.modalities:
-        return empty
-    where = {}
-    for role in ("rna", "atac"):
-        name = features.modalities[role]
-        where[role] = positions(mdata.mod[name].var.loc[features.names[role]])
-        if where[role] is None:
-            logger.warning(
-                "modality %r: no genome positions, so peaks are not linked to genes; add var columns chrom and %s",
-                name,
-                "tss" if role == "rna" else "start, end",
-            )
-            return empty
-    rna, atac = (values[:, features.blocks[role]] for role in ("rna", "atac"))
-    return link_peaks(where["rna"], where["atac"], rna, atac, window=window)
-
-
-def _support(
-    mdata: MuData,
-    features: Features,
-    links: pd.DataFrame,
-    columns: np.ndarray,
-    prior: pd.DataFrame | None,
-    motifs: pd.DataFrame | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Evidence of every edge, see :func:`mmopt.grn.evidence.support`."""
-    blocks, table = features.blocks, features.table
-    number = {features.name(c): i for i, c in enumerate(columns) if c < len(features.names["rna"])}
-    for i, c in enumerate(columns):
-        if c >= len(features.names["rna"]):
-            number |= dict.fromkeys(
-                (f"prot:{features.name(c)}", f"{features.modalities['prot']}:{features.name(c)}"), i
-            )
-    direct = pd.DataFrame({"target": [], "source": [], "sign": []})
-    if prior is not None:
-        direct = pd.DataFrame(
-            {
-                "target": features.names["rna"].get_indexer(prior["target"].astype(str)),
-                "source": prior["source"].astype(str).map(number).fillna(-1).astype(int),
-                "sign": signs(prior),
-            }
-        ).query("target >= 0 and source >= 0")
-    serves = [pd.DataFrame({"feature": [], "gene": []})]
-    if len(links):
-        best = links.sort_values("weight").drop_duplicates("peak", keep="last")
-        serves.append(pd.DataFrame({"feature": best["peak"] + blocks["atac"].start, "gene": best["gene"]}))
-    if "prot" in blocks:
-        found = cognates(mdata, features)
-        serves.append(
-            pd.DataFrame({"feature": found["protein"] + blocks["prot"].start, "gene": found["gene"]})
-        )
-    by_motif = None
-    if motifs is not None:
-        hits = pd.DataFrame(
-            {
-                "peak": features.names["atac"].get_indexer(motifs["peak"].astype(str)),
-                "source": motifs["source"].astype(str).map(number).fillna(-1).astype(int),
-            }
-        ).query("peak >= 0 and source >= 0")
-        by_motif = hits.merge(links[["peak", "gene"]], on="peak")
-        by_motif["peak"] += blocks["atac"].start
-    return support(len(table), len(columns), direct, pd.concat(serves), by_motif)
-
-
-def cognates(mdata: MuData, features: Features) -> pd.DataFrame:
-    """Numbers of the proteins and of the genes that code for them."""
-    var = mdata.mod[features.modalities["prot"]].var.loc[features.names["prot"]]
-    return cognate_genes(features.names["prot"], features.names["rna"], var.get("gene"))
-
-
 def _folds(n: int, donors: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
     """Two halves of the cells, or of the donors where there are at least four."""
     names = np.unique(donors) if donors is not None else np.array([])
@@ -382,31 +307,3 @@ def _folds(n: int, donors: np.ndarray | None, rng: np.random.Generator) -> list[
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = x - x.mean(0), y - y.mean(0)
     return (x.T @ y) / np.maximum(np.outer(np.linalg.norm(x, axis=0), np.linalg.norm(y, axis=0)), 1e-12)
-
-
-def read_profiles_of(mdata: MuData, slot: dict) -> tuple[Features, Profiles]:
-    """Features and profiles as they were when the network was fitted."""
-    params = slot["params"]
-    modalities = {
-        role: params["modalities"][role] for role in _keys.MODALITIES if role in params["modalities"]
-    }
-    table = slot["features"]
-    names = {
-        role: pd.Index(table.loc[(table["modality"] == name).to_numpy(), "feature"].astype(object))
-        for role, name in modalities.items()
-    }
-    for role, name in modalities.items():
-        if name not in mdata.mod:
-            raise ValueError(
-                f"the network was fitted with modality {name!r}, which is gone; call `mm.tl.regulons` again"
-            )
-        if len(gone := names[role].difference(mdata.mod[name].var_names)):
-            raise ValueError(
-                f"modality {name!r}: {len(gone)} features of the network are gone ({listed(gone)}); "
-                "call `mm.tl.regulons` again"
-            )
-    features = Features(modalities, names)
-    profiles = read_profiles(
-        mdata, features, layer=params["layer"] or None, use_rep=params["use_rep"] or None
-    )
-    return features, profiles

@@ -11,9 +11,9 @@ from mmopt.grn.effects import Scene
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, Readout
 from mmopt.grn.scale import Form
+from mmopt.tl._evidence import cognates
 from mmopt.tl._features import Features
-from mmopt.tl._profiles import Profiles
-from mmopt.tl._regulons import cognates, read_profiles_of
+from mmopt.tl._profiles import Profiles, read_profiles_of
 
 ALL = "all"
 _ALONE, _PER_GROUP, _FEW = 300, 50, 10
