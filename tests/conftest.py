@@ -33,6 +33,25 @@ def fitted(toy_source):
 
 
 @pytest.fixture(scope="session")
+def regulated():
+    """Simulated data with donors, its prior (true edges, and a decoy's false ones) and its network. Not to be changed."""
+    import numpy as np
+    import pandas as pd
+
+    import mmopt as mm
+
+    mdata = mm.datasets.simulate_trimodal(
+        500, n_genes=100, n_peaks=200, n_proteins=10, n_donors=2, random_state=4
+    )
+    edges = mdata.uns["truth"]["edges"]
+    kept = edges[np.random.default_rng(0).random(len(edges)) < 0.9]
+    false = pd.DataFrame({"source": "DECOY1", "target": [f"GENE{i}" for i in range(1, 8)], "weight": 1})
+    prior = pd.concat([kept.rename(columns={"sign": "weight"})[list(false)], false], ignore_index=True)
+    mm.tl.regulons(mdata, prior=prior, n_boot=8)
+    return mdata, prior
+
+
+@pytest.fixture(scope="session")
 def real_data():
     """Folder of the real data sets, which are not part of the repository."""
     folder = Path(os.environ.get("MMOPT_DATA", ROOT.parent / "shared" / "data"))

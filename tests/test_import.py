@@ -35,11 +35,11 @@ def test_import_is_cheap_and_loads_nothing_heavy():
 
 
 def test_every_part_can_be_reached():
-    assert {"curvature", "datasets", "metrics", "models", "optim", "pl", "pp", "tl"} <= set(dir(mmopt))
+    assert {"curvature", "datasets", "grn", "metrics", "models", "optim", "pl", "pp", "tl"} <= set(dir(mmopt))
     assert mmopt.__version__
 
 
-@pytest.mark.parametrize("package", ["datasets", "metrics", "optim", "pl", "pp", "tl"])
+@pytest.mark.parametrize("package", ["datasets", "grn", "metrics", "optim", "pl", "pp", "tl"])
 def test_public_names_are_what_the_package_lists(package):
     module = importlib.import_module(f"mmopt.{package}")
     for name in module.__all__:

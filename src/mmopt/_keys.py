@@ -7,6 +7,13 @@ HIGHLY_VARIABLE = "highly_variable"
 LANDSCAPE = "landscape"
 CURVATURE = "curvature"
 OPTIMIZER_COMPARISON = "optimizer_comparison"
+REGULONS = "regulons"
+PERTURB = "perturb"
+SCREEN = "screen"
+PERTURBATION_EVALUATION = "perturbation_evaluation"
+
+# how control cells are spelled, in any case
+CONTROLS = ("control", "ctrl", "nt", "ntc", "non-targeting", "pbs", "dmso")
 
 MODALITIES = ("rna", "atac", "prot")
 # usual names of the modalities, tried in this order when the user names none
@@ -21,3 +28,18 @@ def fit_slot(embedding: str = EMBEDDING) -> str:
 def weight_column(modality: str, embedding: str = EMBEDDING) -> str:
     """``obs`` column with the share of ``modality`` in a cell's posterior precision."""
     return f"{fit_slot(embedding)}_weight_{modality}"
+
+
+def perturbation_key(perturbation: str) -> str:
+    """Name of a perturbation in slots; ``/`` would be read as a group by HDF5."""
+    return perturbation.replace("/", "_")
+
+
+def shifted_embedding(key: str, embedding: str = EMBEDDING) -> str:
+    """``obsm`` key of the embedding after the perturbation ``key``."""
+    return f"{embedding}_{key}"
+
+
+def perturbation_score(key: str) -> str:
+    """``obs`` column that says whether the perturbation ``key`` moves a cell with or against the reference flow."""
+    return f"perturb_score_{key}"

@@ -4,7 +4,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("module", ["_baselines", "_imputation", "_labels", "_pca"])
+@pytest.mark.parametrize("module", ["_baselines", "_imputation", "_labels", "_pca", "_perturbation"])
 def test_examples_in_the_docstrings(module):
     failed, attempted = doctest.testmod(importlib.import_module(f"mmopt.metrics.{module}"))
     assert attempted > 0

@@ -9,5 +9,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_imputation": ["imputation_scores"],
         "_labels": ["knn_accuracy", "label_transfer"],
         "_pca": ["pca_embedding"],
+        "_perturbation": [
+            "discrimination",
+            "energy_distance",
+            "perturbation_baselines",
+            "perturbation_scores",
+        ],
     },
 )

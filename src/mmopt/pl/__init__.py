@@ -9,5 +9,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_loss_curves": ["loss_curves"],
         "_modality_weights": ["modality_weights"],
         "_optimizer_comparison": ["optimizer_comparison"],
+        "_perturbation": ["perturbation"],
+        "_screen": ["screen"],
     },
 )

@@ -7,7 +7,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "_compare_optimizers": ["compare_optimizers"],
         "_curvature": ["curvature"],
+        "_evaluate_perturbation": ["evaluate_perturbation"],
         "_integrate": ["integrate"],
         "_landscape": ["landscape"],
+        "_perturb": ["perturb"],
+        "_regulons": ["regulons"],
+        "_screen": ["screen"],
     },
 )

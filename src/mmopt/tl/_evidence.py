@@ -1,0 +1,86 @@
+"""What a MuData and the user's tables say of each edge before any fit."""
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+
+from mmopt._logging import logger
+from mmopt.grn.evidence import cognate_genes, signs, support
+from mmopt.grn.links import link_peaks, positions
+from mmopt.tl._features import Features
+
+
+def linked_peaks(mdata: MuData, features: Features, values: np.ndarray, window: float) -> pd.DataFrame:
+    """Peak-gene links, none where there is no ATAC or no genome position."""
+    empty = pd.DataFrame(
+        {c: pd.Series(dtype=t) for c, t in dict.fromkeys(("gene", "peak"), int).items()}
+        | {c: pd.Series(dtype=float) for c in ("distance", "correlation", "weight")}
+    )
+    if "atac" not in features.modalities:
+        return empty
+    where = {}
+    for role in ("rna", "atac"):
+        name = features.modalities[role]
+        where[role] = positions(mdata.mod[name].var.loc[features.names[role]])
+        if where[role] is None:
+            logger.warning(
+                "modality %r: no genome positions, so peaks are not linked to genes; add var columns chrom and %s",
+                name,
+                "tss" if role == "rna" else "start, end",
+            )
+            return empty
+    rna, atac = (values[:, features.blocks[role]] for role in ("rna", "atac"))
+    return link_peaks(where["rna"], where["atac"], rna, atac, window=window)
+
+
+def edge_support(
+    mdata: MuData,
+    features: Features,
+    links: pd.DataFrame,
+    columns: np.ndarray,
+    prior: pd.DataFrame | None,
+    motifs: pd.DataFrame | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Evidence of every edge, see :func:`mmopt.grn.evidence.support`."""
+    blocks, table = features.blocks, features.table
+    number = {features.name(c): i for i, c in enumerate(columns) if c < len(features.names["rna"])}
+    for i, c in enumerate(columns):
+        if c >= len(features.names["rna"]):
+            number |= dict.fromkeys(
+                (f"prot:{features.name(c)}", f"{features.modalities['prot']}:{features.name(c)}"), i
+            )
+    direct = pd.DataFrame({"target": [], "source": [], "sign": []})
+    if prior is not None:
+        direct = pd.DataFrame(
+            {
+                "target": features.names["rna"].get_indexer(prior["target"].astype(str)),
+                "source": prior["source"].astype(str).map(number).fillna(-1).astype(int),
+                "sign": signs(prior),
+            }
+        ).query("target >= 0 and source >= 0")
+    serves = [pd.DataFrame({"feature": [], "gene": []})]
+    if len(links):
+        best = links.sort_values("weight").drop_duplicates("peak", keep="last")
+        serves.append(pd.DataFrame({"feature": best["peak"] + blocks["atac"].start, "gene": best["gene"]}))
+    if "prot" in blocks:
+        found = cognates(mdata, features)
+        serves.append(
+            pd.DataFrame({"feature": found["protein"] + blocks["prot"].start, "gene": found["gene"]})
+        )
+    by_motif = None
+    if motifs is not None:
+        hits = pd.DataFrame(
+            {
+                "peak": features.names["atac"].get_indexer(motifs["peak"].astype(str)),
+                "source": motifs["source"].astype(str).map(number).fillna(-1).astype(int),
+            }
+        ).query("peak >= 0 and source >= 0")
+        by_motif = hits.merge(links[["peak", "gene"]], on="peak")
+        by_motif["peak"] += blocks["atac"].start
+    return support(len(table), len(columns), direct, pd.concat(serves), by_motif)
+
+
+def cognates(mdata: MuData, features: Features) -> pd.DataFrame:
+    """Numbers of the proteins and of the genes that code for them."""
+    var = mdata.mod[features.modalities["prot"]].var.loc[features.names["prot"]]
+    return cognate_genes(features.names["prot"], features.names["rna"], var.get("gene"))

@@ -1,0 +1,108 @@
+"""Features of all modalities side by side, and how a user names one of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+
+from mmopt._checks import listed, nearest
+from mmopt._keys import ALIASES, HIGHLY_VARIABLE, MODALITIES
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Columns of the arrays that the network works on: RNA, then ATAC, then protein.
+
+    Parameters
+    ----------
+    modalities
+        Role (``"rna"``, ``"atac"``, ``"prot"``) to the modality's name.
+    names
+        Role to the names of its features that are used.
+    """
+
+    modalities: Mapping[str, str]
+    names: Mapping[str, pd.Index]
+
+    @property
+    def blocks(self) -> dict[str, slice]:
+        """Role to its columns."""
+        ends = np.cumsum([0, *(len(self.names[role]) for role in self.modalities)])
+        return {role: slice(a, b) for role, a, b in zip(self.modalities, ends[:-1], ends[1:], strict=True)}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """``modality`` and ``feature`` of every column."""
+        return pd.DataFrame(
+            {
+                "modality": np.concatenate([[self.modalities[r]] * len(n) for r, n in self.names.items()]),
+                "feature": np.concatenate([n.to_numpy(dtype=object) for n in self.names.values()]),
+            }
+        )
+
+    def role(self, column: int) -> str:
+        """Role of the modality of a column."""
+        return next(role for role, block in self.blocks.items() if block.start <= column < block.stop)
+
+    def name(self, column: int) -> str:
+        """Name of the feature of a column."""
+        role = self.role(column)
+        return str(self.names[role][column - self.blocks[role].start])
+
+    def find(self, feature: str, mdata: MuData) -> int:
+        """Column of ``"GATA1"``, or of ``"rna:CD4"`` where a name alone would be ambiguous.
+
+        Raises
+        ------
+        TypeError
+            No string.
+        KeyError
+            No such feature; names the nearest ones, or says that it was left out.
+        ValueError
+            In two modalities.
+        """
+        if not isinstance(feature, str):
+            raise TypeError(f"a feature is a name such as 'GATA1' or 'rna:CD4', not {feature!r}")
+        prefix, _, rest = feature.partition(":")
+        roles, name = list(self.modalities), feature
+        asked = [
+            r for r in MODALITIES if prefix == self.modalities.get(r) or prefix == r or prefix in ALIASES[r]
+        ]
+        # a peak's name may hold a colon of its own: chr1:100-600
+        if asked and rest and not any(feature in self.names[r] for r in roles):
+            if asked[0] not in self.modalities:
+                raise ValueError(
+                    f"{feature!r}: the network knows no {asked[0]} modality, only {listed(self.modalities.values())}; "
+                    f"call `mm.tl.regulons(mdata, {asked[0]}=...)` again with it"
+                )
+            roles, name = asked[:1], rest
+        found = [role for role in roles if name in self.names[role]]
+        if len(found) > 1:
+            choices = " or ".join(repr(f"{self.modalities[role]}:{name}") for role in found)
+            raise ValueError(f"{name!r} is in several modalities; say {choices}")
+        if found:
+            return self.blocks[found[0]].start + int(self.names[found[0]].get_loc(name))
+        left_out = [self.modalities[r] for r in roles if name in mdata.mod[self.modalities[r]].var_names]
+        if left_out:
+            raise KeyError(
+                f"{name!r} is in modality {left_out[0]!r} but not in the network: it was not marked "
+                f"`var[{HIGHLY_VARIABLE!r}]` when `mm.tl.regulons` ran; mark it, or name it in its `regulators=`"
+            )
+        close = [f for role in roles for f in nearest(name, self.names[role], 3)]
+        raise KeyError(
+            f"no feature {name!r} in {listed(self.modalities[r] for r in roles)}; nearest: {listed(close) or 'none'}"
+        )
+
+
+def choose_features(mdata: MuData, modalities: Mapping[str, str], keep: Mapping[str, set]) -> Features:
+    """Take the features marked highly variable, all where there are no marks, and always those of ``keep``."""
+    names = {}
+    for role, modality in modalities.items():
+        var = mdata.mod[modality].var
+        used = np.ones(len(var), dtype=bool)
+        if HIGHLY_VARIABLE in var:
+            used = var[HIGHLY_VARIABLE].to_numpy(dtype=bool) | var.index.isin(keep.get(role, ()))
+        names[role] = var.index[used]
+    return Features(dict(modalities), names)

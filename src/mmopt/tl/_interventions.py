@@ -1,0 +1,232 @@
+"""What a user wants to do to which feature, checked and turned into clamps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+
+from mmopt._checks import listed
+from mmopt.grn.effects import Perturbation, Scene
+from mmopt.grn.scale import log_odds
+from mmopt.tl._features import Features
+
+MODES = ("knockout", "knockdown", "overexpress", "block", "set")
+KNOCKDOWN, OVEREXPRESS = 0.5, 2.0
+_LEAST_SHARE, _LEAST_CELLS = 0.01, 10
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One feature, what is done to it, and how much of it (``None``: the mode's usual amount)."""
+
+    column: int
+    name: str
+    mode: str
+    level: float | None = None
+
+
+def parse(
+    perturbation: object, mode: str, level: float | None, features: Features, mdata: MuData
+) -> list[Intervention]:
+    """Read ``"GATA1"``, ``("GATA1", "overexpress")``, a list of these (jointly) or ``{"GATA1": 0.0, "SPI1": "2x"}``.
+
+    Raises
+    ------
+    TypeError, KeyError, ValueError
+        What cannot be read, unknown features and modes, a feature twice, a mode that does not fit the modality.
+    """
+    if isinstance(perturbation, Mapping):
+        entries = [_entry_with_value(name, value) for name, value in perturbation.items()]
+    elif isinstance(perturbation, str):
+        entries = [(perturbation, mode, level)]
+    elif isinstance(perturbation, tuple) and len(perturbation) == 2 and perturbation[1] in MODES:
+        entries = [(*perturbation, level)]
+    elif isinstance(perturbation, Sequence):
+        if any(isinstance(entry, list) for entry in perturbation):
+            raise TypeError("a list of lists is a screen; call `mm.tl.screen(mdata, features)`")
+        entries = [
+            (*e, level) if isinstance(e, tuple) and len(e) == 2 else (e, mode, level) for e in perturbation
+        ]
+    else:
+        raise TypeError(
+            f"perturbation: a feature, a list or a dict of features is needed, not {perturbation!r:.60}"
+        )
+    if not entries:
+        raise ValueError("perturbation: give at least one feature")
+    found = [
+        Intervention(features.find(name, mdata), name, *_checked(how, much)) for name, how, much in entries
+    ]
+    for i, one in enumerate(found):
+        if one.column in [other.column for other in found[:i]]:
+            raise ValueError(f"perturbation: {one.name!r} is there twice")
+        role = features.role(one.column)
+        if role == "rna" and one.mode == "block":
+            raise ValueError(
+                f"{one.name!r} is a gene: use mode='knockout'; 'block' is for peaks and surface proteins"
+            )
+        if role != "rna" and one.mode not in ("block", "set"):
+            what = (
+                "a peak can be closed"
+                if role == "atac"
+                else "a surface protein can be blocked, which is not a knock-out of its gene"
+            )
+            raise ValueError(f"{one.name!r}: {what}: use mode='block', not {one.mode!r}")
+        if role == "atac" and one.mode == "set":
+            raise ValueError(f"{one.name!r}: a peak can only be closed: use mode='block'")
+    return found
+
+
+def label(interventions: Sequence[Intervention]) -> str:
+    """``GATA1_knockout``, ``GATA1+SPI1_knockout``, ``GATA1_knockout+SPI1_overexpress``."""
+    if len({i.mode for i in interventions}) == 1:
+        return "+".join(i.name for i in interventions) + f"_{interventions[0].mode}"
+    return "+".join(f"{i.name}_{i.mode}" for i in interventions)
+
+
+def refuse_unsound(
+    interventions: Sequence[Intervention],
+    features: Features,
+    scene: Scene,
+    links: pd.DataFrame,
+    detected: Mapping[int, tuple[int, int]],
+    *,
+    allow_extrapolation: bool,
+    on_missing: str,
+) -> list[str]:
+    """Raise on what has no answer; return remarks on what has a weak one.
+
+    Parameters
+    ----------
+    detected
+        Column to the number of cells in which it was counted, and of cells in which it was looked for.
+    """
+    if on_missing not in ("raise", "zero"):
+        raise ValueError(f"on_missing must be 'raise' or 'zero', got {on_missing!r}")
+    remarks = []
+    network = scene.network
+    acting = set(network.regulators[np.unique(network.source)].tolist())
+    for one in interventions:
+        n, of = detected[one.column]
+        rare = n < max(_LEAST_CELLS, _LEAST_SHARE * of)
+        if rare and one.mode in ("knockout", "knockdown", "block"):
+            raise ValueError(
+                f"{one.name!r} was counted in {n} of {of} cells: it is not expressed, so a {one.mode} has no effect to "
+                "propagate"
+            )
+        if rare and not allow_extrapolation:
+            raise ValueError(
+                f"{one.name!r} was counted in {n} of {of} cells: what it does at a high level was never seen; "
+                "`allow_extrapolation=True` computes it all the same"
+            )
+        if one.mode == "overexpress" and (one.level or OVEREXPRESS) > 2 and not allow_extrapolation:
+            raise ValueError(
+                f"{one.name!r}: {one.level:g} times its 99.9 % quantile is beyond twice what was observed; "
+                "`allow_extrapolation=True` computes it all the same"
+            )
+        if features.role(one.column) == "atac":
+            known = (links["peak"] == features.name(one.column)).any()
+            reason = "is linked to no gene"
+        else:
+            known, reason = (
+                one.column in acting,
+                "has no outgoing edge in the network (it is not among its regulators)",
+            )
+        if not known:
+            if on_missing == "raise":
+                raise ValueError(
+                    f"{one.name!r} {reason}, so nothing is known of what follows from it; `on_missing='zero'` gives the "
+                    "direct effect only, or call `mm.tl.regulons` with a prior or `regulators=` that has it"
+                )
+            remarks.append(f"{one.name} {reason}: its direct effect only")
+    return remarks
+
+
+def build(
+    interventions: Sequence[Intervention],
+    features: Features,
+    scene: Scene,
+    links: pd.DataFrame,
+    cognate: pd.DataFrame,
+    n_steps: int | str | None,
+) -> Perturbation:
+    """Clamps and shifts of the interventions in the cells of ``scene``."""
+    level, highest = scene.cells.level, scene.cells.highest
+    top, bottom = scene.readout.top, scene.readout.bottom
+    clamps: dict[int, np.ndarray | float] = {}
+    shifts: dict[int, np.ndarray] = {}
+    for one in interventions:
+        c, much = one.column, one.level
+        if one.mode in ("knockout", "block"):
+            value = 0.0
+        elif one.mode == "knockdown":
+            value = level[:, c] * (1 - (KNOCKDOWN if much is None else much))
+        elif one.mode == "overexpress":
+            value = float(highest[c] * (OVEREXPRESS if much is None else much))
+        else:
+            value = float((much - bottom[c]) / max(top[c] - bottom[c], 1e-9))
+        clamps[c] = value
+        if features.role(c) == "atac":
+            for gene, shift in _closed(c, features, level, links).items():
+                shifts[gene] = shifts.get(gene, 0) + shift
+    for protein, gene in zip(cognate["protein"], cognate["gene"], strict=True):
+        column = features.blocks["prot"].start + protein
+        if gene in clamps and column not in clamps:
+            clamps[column] = _follows(level[:, column], level[:, gene], clamps[gene])
+    return Perturbation(clamps, shifts, n_steps)
+
+
+def _follows(protein: np.ndarray, gene: np.ndarray, value: np.ndarray | float) -> np.ndarray:
+    """Level of the protein of a clamped gene: it goes with the gene as it does over the cells."""
+    spread = float(np.var(gene))
+    slope = max(float(np.cov(protein, gene)[0, 1]), 0) / spread if spread > 0 else 0.0
+    return np.maximum(protein + slope * (value - gene), 0)
+
+
+def _closed(column: int, features: Features, level: np.ndarray, links: pd.DataFrame) -> dict[int, np.ndarray]:
+    """Shift of the log odds of each gene a peak serves: expression falls by the peak's share of the open chromatin."""
+    start = features.blocks["atac"].start
+    genes, peaks = features.names["rna"], features.names["atac"]
+    served = links.loc[links["peak"] == features.name(column), "gene"]
+    out = {}
+    for gene in served:
+        mine = links[links["gene"] == gene]
+        columns = start + peaks.get_indexer(mine["peak"])
+        open_ = np.maximum(level[:, columns], 0) * mine["weight"].to_numpy()
+        share = open_[:, columns == column].sum(1) / np.maximum(open_.sum(1), 1e-9)
+        g = int(genes.get_loc(gene))
+        out[g] = log_odds(level[:, g] * (1 - share)) - log_odds(level[:, g])
+    return out
+
+
+def _entry_with_value(name: str, value: object) -> tuple[str, str, float | None]:
+    if isinstance(value, str):
+        if value in MODES:
+            return name, value, None
+        factor = value.removesuffix("x")
+        try:
+            return name, "overexpress", float(factor)
+        except ValueError:
+            raise ValueError(
+                f"perturbation: {name!r}: {value!r} is neither a mode nor a multiple such as '2x'"
+            ) from None
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"perturbation: {name!r}: a number, '2x' or a mode is needed, not {value!r}")
+    return (name, "knockout", None) if value == 0 else (name, "set", float(value))
+
+
+def _checked(mode: str, level: float | None) -> tuple[str, float | None]:
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {listed(MODES)}, got {mode!r}")
+    if mode == "set" and level is None:
+        raise ValueError("mode='set' needs `level=`, normalised counts per 10,000")
+    if level is not None and (not np.isfinite(level) or level < 0):
+        raise ValueError(f"level must be a number of at least 0, got {level!r}")
+    if mode in ("knockout", "block") and level is not None:
+        raise ValueError(f"mode={mode!r} takes no level; use 'knockdown' or 'set'")
+    if mode == "knockdown" and level is not None and not 0 < level <= 1:
+        raise ValueError(f"level of a knock-down is the share removed, above 0 and at most 1; got {level:g}")
+    if mode == "overexpress" and level is not None and level == 0:
+        raise ValueError("level of an over-expression is a multiple of the 99.9 % quantile, above 0")
+    return mode, level

@@ -1,0 +1,141 @@
+"""Pooled, normalised raw counts of the cells of a MuData, all modalities side by side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from scipy import sparse
+
+from mmopt._checks import check_obs, counts, listed, positions
+from mmopt._keys import EMBEDDING, MODALITIES
+from mmopt.grn.pooling import log_ratio, per_ten_thousand, plain_embedding, pool_counts
+from mmopt.tl._features import Features
+
+
+@dataclass(frozen=True, eq=False)
+class Profiles:
+    """Raw counts and where the cells lie.
+
+    Parameters
+    ----------
+    features
+        The columns.
+    counts
+        Role to the raw counts of its measured cells.
+    rows
+        Role to the row in ``mdata`` of each of them.
+    embedding
+        ``(n_cells, n_dims)``, in which neighbours are pooled.
+    """
+
+    features: Features
+    counts: Mapping[str, np.ndarray | sparse.csr_matrix]
+    rows: Mapping[str, np.ndarray]
+    embedding: np.ndarray
+
+    def values(self, query: np.ndarray, k: int, among: np.ndarray | None = None) -> np.ndarray:
+        """Values of the pools around the queried cells, ``(n_query, n_features)``.
+
+        Counts per 10,000 for RNA and ATAC; for protein the exponent of the mean centred log ratio. ``among`` (boolean,
+        one per cell of the data) limits what may be pooled.
+        """
+        parts = []
+        for role in self.features.modalities:
+            matrix, rows = self.counts[role], self.rows[role]
+            if among is not None:
+                matrix, rows = matrix[among[rows]], rows[among[rows]]
+            pooled = pool_counts(matrix, rows, self.embedding, query, k)
+            parts.append(np.exp(pooled / min(k, len(rows))) if role == "prot" else per_ten_thousand(pooled))
+        return np.hstack(parts)
+
+    def detected(self, column: int, cells: np.ndarray) -> tuple[int, int]:
+        """In how many of ``cells`` (boolean) a feature was counted, and how many of them were measured."""
+        role = self.features.role(column)
+        number = column - self.features.blocks[role].start
+        here = cells[self.rows[role]]
+        values = self.counts[role][:, [number]]
+        values = values.toarray() if sparse.issparse(values) else values
+        return int((np.ravel(values)[here] > 0).sum()), int(here.sum())
+
+
+def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_rep: str | None) -> Profiles:
+    """Read what a network is fitted to or applied to.
+
+    Raises
+    ------
+    ValueError
+        Counts that are no raw counts; cells without RNA, or without a modality where no embedding is given.
+    KeyError
+        No such embedding.
+    """
+    check_obs(mdata, features.modalities)
+    matrices, rows = {}, {}
+    for role, name in features.modalities.items():
+        adata = mdata.mod[name]
+        matrix = counts(adata, name, layer)[:, adata.var_names.get_indexer(features.names[role])]
+        place = positions(mdata, name)
+        here = np.flatnonzero(place >= 0)
+        matrix = matrix[place[here]]
+        if role == "prot":
+            matrix = log_ratio(
+                np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
+            )
+        matrices[role], rows[role] = matrix, here
+    return Profiles(features, matrices, rows, _embedding(mdata, features, matrices, rows, use_rep))
+
+
+def _embedding(
+    mdata: MuData, features: Features, matrices: Mapping, rows: Mapping, use_rep: str | None
+) -> np.ndarray:
+    if use_rep is None and EMBEDDING in mdata.obsm:
+        use_rep = EMBEDDING
+    if use_rep is not None:
+        if use_rep not in mdata.obsm:
+            raise KeyError(
+                f"use_rep={use_rep!r}: mdata.obsm has only {listed(mdata.obsm, 20) or 'nothing'}; "
+                "call `mm.tl.integrate(mdata)` first, or leave use_rep out"
+            )
+        embedding = np.asarray(mdata.obsm[use_rep], dtype=float)
+        if not np.isfinite(embedding).all():
+            raise ValueError(f"mdata.obsm[{use_rep!r}] has NaN or infinite values")
+        return embedding
+    for role, name in features.modalities.items():
+        if len(rows[role]) < mdata.n_obs:
+            raise ValueError(
+                f"{mdata.n_obs - len(rows[role])} cells lack modality {name!r}, so cells can only be compared in a joint "
+                "embedding; call `mm.tl.integrate(mdata)` first"
+            )
+    logged = []
+    for role in features.modalities:
+        m = matrices[role]
+        dense = np.asarray(m.todense() if sparse.issparse(m) else m, dtype=float)
+        logged.append(dense if role == "prot" else np.log1p(per_ten_thousand(dense)))
+    return plain_embedding(logged)
+
+
+def read_profiles_of(mdata: MuData, slot: dict) -> tuple[Features, Profiles]:
+    """Features and profiles as they were when the network was fitted."""
+    params = slot["params"]
+    modalities = {role: params["modalities"][role] for role in MODALITIES if role in params["modalities"]}
+    table = slot["features"]
+    names = {
+        role: pd.Index(table.loc[(table["modality"] == name).to_numpy(), "feature"].astype(object))
+        for role, name in modalities.items()
+    }
+    for role, name in modalities.items():
+        if name not in mdata.mod:
+            raise ValueError(
+                f"the network was fitted with modality {name!r}, which is gone; call `mm.tl.regulons` again"
+            )
+        if len(gone := names[role].difference(mdata.mod[name].var_names)):
+            raise ValueError(
+                f"modality {name!r}: {len(gone)} features of the network are gone ({listed(gone)}); "
+                "call `mm.tl.regulons` again"
+            )
+    features = Features(modalities, names)
+    profiles = read_profiles(
+        mdata, features, layer=params["layer"] or None, use_rep=params["use_rep"] or None
+    )
+    return features, profiles

@@ -1,0 +1,170 @@
+"""Where the perturbed cells go in an embedding: outside of what was seen, with or against the reference flow."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from mmopt._checks import counts, positions
+from mmopt._compat import layer_names
+from mmopt._keys import COUNTS_LAYER
+from mmopt.grn.effects import Perturbation, Scene
+from mmopt.grn.pooling import SCALE, log_ratio, per_ten_thousand
+from mmopt.tl._scene import ALL, Stage
+
+if TYPE_CHECKING:
+    from mmopt.models import TriVI
+
+_NEIGHBOURS, _RADIUS, _COMPONENTS = 15, 0.99, 10
+_MEMBERS, _BLOCK = 4, 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """Embedding of every cell asked for before and after, ``(n, d)``, and the generative effects if a model gave any.
+
+    ``decoded``: role to the mean change of logged values of each group, from the difference of two decodes of the cells
+    that stand for it.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    decoded: dict[str, np.ndarray]
+
+    def outside(self) -> np.ndarray:
+        """Which cells lie farther from the unperturbed ones than 99 % of those do from each other."""
+        k = min(_NEIGHBOURS, len(self.before) - 1)
+        if k < 1:
+            return np.zeros(len(self.after), dtype=bool)
+        index = NearestNeighbors(n_neighbors=k).fit(self.before)
+        usual = np.quantile(index.kneighbors()[0][:, -1], _RADIUS)
+        return index.kneighbors(self.after)[0][:, -1] > usual
+
+    def along(self, pseudotime: np.ndarray) -> np.ndarray:
+        """Cosine of each cell's shift with the direction in which pseudotime rises around it; NaN without either."""
+        k = min(2 * _NEIGHBOURS, len(self.before) - 1)
+        near = NearestNeighbors(n_neighbors=k).fit(self.before).kneighbors(return_distance=False)
+        offset = self.before[near] - self.before[:, None]
+        ahead = pseudotime[near] - pseudotime[:, None]
+        flow = np.nansum(offset * (ahead - np.nanmean(ahead, 1, keepdims=True))[..., None], axis=1)
+        move = self.after - self.before
+        length = np.linalg.norm(flow, axis=1) * np.linalg.norm(move, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(length > 1e-12, (flow * move).sum(1) / length, np.nan)
+
+
+def shift_cells(
+    mdata: MuData, stage: Stage, build: Callable[[Scene], Perturbation], model: "TriVI | None", seed: int
+) -> Shift:
+    """Move every cell asked for by the mean of a few members of the network and embed it again.
+
+    With a model: counts are changed, both versions encoded and decoded, and the decodes subtracted, so that what the
+    model gets wrong about a cell cancels. Without: principal components of the logged expression.
+    """
+    everyone = stage.groups[ALL]
+    parts, rng = [], np.random.default_rng([seed, 13])
+    for start in range(0, len(everyone), _BLOCK):
+        rows = everyone[start : start + _BLOCK]
+        scene = Scene(stage.scene.network, stage.cells(rows), stage.scene.readout, np.zeros((1, len(rows))))
+        perturbation = build(scene)
+        members = range(min(_MEMBERS, scene.network.n_members))
+        level = np.mean([scene.moved(perturbation, m)[0] for m in members], axis=0)
+        if model is None:
+            rna = stage.features.blocks["rna"]
+            parts.append([scene.readout.logged(x)[:, rna] for x in (scene.cells.level, level)])
+        else:
+            values = scene.readout.values(scene.cells.level), scene.readout.values(level)
+            parts.append(_with_model(mdata, stage, model, rows, *values, rng))
+    old, new = (np.vstack(part) for part in list(zip(*parts, strict=True))[:2])
+    if model is None:
+        if min(old.shape) < 2:
+            return Shift(old, new, {})
+        pca = PCA(min(_COMPONENTS, min(old.shape) - 1), svd_solver="full").fit(old)
+        return Shift(pca.transform(old), pca.transform(new), {})
+    decoded = {}
+    place = {cell: i for i, cell in enumerate(stage.chosen)}
+    for role in model.modalities:
+        found = [part[2][role] for part in parts if role in part[2]]
+        if found:
+            change, cells = (np.concatenate(each) for each in zip(*found, strict=True))
+            decoded[role] = stage.scene.averaging[:, [place[c] for c in cells]] @ change
+    return Shift(old, new, decoded)
+
+
+@contextmanager
+def _less_talk() -> Iterator[None]:
+    """Keep scvi-tools from announcing every copy of the data inside the block; its warnings stay."""
+    logger = logging.getLogger("scvi")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _with_model(
+    mdata: MuData,
+    stage: Stage,
+    model: "TriVI",
+    rows: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Latent means of both versions of some cells, and the change of the logged decodes in the network's columns."""
+    reference, changed = mdata[rows].copy(), mdata[rows].copy()
+    registry = model.registry["field_registries"]
+    roles = [role for role in stage.features.blocks if role in model.modalities]
+    for role in roles:
+        state, block = registry[role]["state_registry"], stage.features.blocks[role]
+        adata = changed.mod[state["modality"]]
+        layer = state["layer"]
+        raw = counts(adata, state["modality"], layer)
+        raw = np.array(raw.todense() if sparse.issparse(raw) else raw, dtype=np.float32)
+        place = positions(changed, state["modality"])
+        here = np.flatnonzero(place >= 0)
+        columns = adata.var_names.get_indexer(stage.features.names[role])
+        was, old, new = raw[np.ix_(place[here], columns)], before[here, block], after[here, block]
+        if role == "prot":
+            expected = np.maximum((was + 1) * (new + 1e-6) / (old + 1e-6) - 1, 0)
+        else:
+            # what falls, falls in proportion to what was counted; what rises is added: nothing gets below zero
+            risen = was + (new - old) * raw[place[here]].sum(1, keepdims=True) / SCALE
+            expected = np.where(new < old, was * new / np.maximum(old, 1e-9), risen)
+        # drawn to an integer: the model asks for counts, and one that does not change stays as it is
+        raw[np.ix_(place[here], columns)] = np.floor(expected + rng.random(expected.shape))
+        layers = layer_names(adata)
+        target = layer or (COUNTS_LAYER if COUNTS_LAYER in layers else "X")
+        if target in layers:
+            adata.layers[target] = sparse.csr_matrix(raw)
+        else:
+            adata.X = sparse.csr_matrix(raw)
+    with _less_talk():
+        pair = [np.asarray(model.get_latent_representation(m), dtype=float) for m in (reference, changed)]
+        shown = np.flatnonzero(np.isin(rows, stage.chosen))
+        expectations = {
+            role: [
+                np.asarray(model.get_normalized(role, mdata=m, indices=shown), dtype=float)
+                for m in (reference, changed)
+            ]
+            for role in roles
+            if len(shown)
+        }
+    decoded = {}
+    for role, expected_pair in expectations.items():
+        logged = []
+        for expected in expected_pair:
+            logged.append(log_ratio(expected) if role == "prot" else np.log1p(per_ten_thousand(expected)))
+        known = pd.Index(registry[role]["state_registry"]["features"]).get_indexer(stage.features.names[role])
+        change = (logged[1] - logged[0])[:, known]
+        decoded[role] = np.where(known >= 0, change, np.nan), rows[shown]
+    return pair[0], pair[1], decoded

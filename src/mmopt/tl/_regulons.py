@@ -1,0 +1,309 @@
+"""Who regulates whom: an ensemble of networks from a prior, chromatin and covariation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+
+from mmopt import _keys
+from mmopt._checks import find_modalities, listed, nearest, obs_column
+from mmopt._compat import versions
+from mmopt._logging import logger
+from mmopt.grn.ensemble import Problem, cross_validated_penalty, fit_network
+from mmopt.grn.evidence import labels
+from mmopt.grn.links import activity
+from mmopt.grn.network import sign_stability, spectral_radius
+from mmopt.grn.scale import tops
+from mmopt.tl._evidence import edge_support, linked_peaks
+from mmopt.tl._features import Features, choose_features
+from mmopt.tl._profiles import read_profiles
+
+_FIT_CELLS = 3000
+
+
+def regulons(
+    mdata: MuData,
+    prior: pd.DataFrame | None = None,
+    *,
+    rna: str | None = None,
+    atac: str | bool | None = None,
+    prot: str | bool | None = None,
+    layer: str | None = None,
+    regulators: Sequence[str] | None = None,
+    motifs: pd.DataFrame | None = None,
+    window: float = 150_000,
+    prior_strength: float = 100.0,
+    donor_key: str | None = None,
+    use_rep: str | None = None,
+    n_neighbors: int = 30,
+    n_boot: int = 20,
+    key_added: str = _keys.REGULONS,
+    random_state: int = 0,
+) -> None:
+    """Fit which regulator acts on which gene, peak and protein, as often as it takes to see how sure that is.
+
+    Raw counts of neighbouring cells are added up, and the log odds of every feature between off and fully on are
+    regressed on the occupancy of the regulators. For a gene with linked peaks their accessibility counts too; for a
+    regulator it is all that counts: chromatin shows what is being made now, expression what was made before. Penalties
+    grow on edges without evidence, and on those the data do not ask for.
+
+    Parameters
+    ----------
+    mdata
+        Raw counts of RNA, and ATAC and surface protein where there are.
+    prior
+        Edges with columns ``source``, ``target`` and optionally ``weight`` (or ``sign``, ``mor``), as decoupler's
+        networks come; a source may be a protein, as ``"prot:CD4"``. Without a prior every gene (or ``regulators``)
+        may regulate, on the evidence of covariation alone: decoys then get effects as large as true regulators.
+    rna, atac, prot
+        Names of the modalities; ``False`` leaves one out.
+    layer
+        Layer with the raw counts; ``layers["counts"]`` where there is one, else ``X``.
+    regulators
+        Genes that may regulate; by default the sources of ``prior`` and ``motifs``.
+    motifs
+        Columns ``peak`` and ``source``: which regulator's motif lies in which peak.
+    window
+        Largest distance in bases between a peak and a transcription start to which it may be linked.
+    prior_strength
+        Penalty of an edge outside the prior relative to one inside.
+    donor_key
+        Column of the donors: with five or more the bootstrap draws donors instead of pools of cells, and penalties are
+        validated across donors.
+    use_rep
+        Embedding in which neighbours are found: ``obsm["X_mmopt"]`` where there is one, else principal components.
+    n_neighbors
+        Cells added up.
+    n_boot
+        Members of the ensemble.
+    key_added
+        Slot in ``mdata.uns``.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    Nothing. Sets ``mdata.uns["regulons"]``:
+
+    ``edges``
+        Table ``source_modality, source, target_modality, target, weight`` (mean coefficient, in standard deviations
+        of the target's log odds per standard deviation of the occupancy), ``sd`` over the members,
+        ``sign_stability``, ``evidence``: ``"prior+peak"`` (in the prior, and the chromatin of the target agrees),
+        ``"prior"``, ``"motif+peak"`` or ``"covariation"``.
+    ``links``
+        Table ``gene, peak, distance, correlation, weight``.
+    ``spectral_radius``
+        Largest of the members, after it was kept below 0.95; ``members["spectral_radius"]`` has those before.
+    ``members``, ``features``, ``params``, ``versions``
+        What :func:`mmopt.tl.perturb` needs.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        Data, prior or arguments that cannot be used; the message says what to change.
+
+    Notes
+    -----
+    Covariation in a snapshot mixes cause, co-regulation and cell type. Edges labelled ``"covariation"`` are hypotheses;
+    a sign can flip where a regulator falls while its targets rise.
+
+    References
+    ----------
+    Kamimoto K et al. (2023) Nature 614:742, for regularised regression on candidate edges. Ma S et al. (2020) Cell
+    183:1103, for chromatin that leads expression.
+
+    Examples
+    --------
+    >>> mdata = mm.datasets.toy()
+    >>> net = pd.DataFrame({"source": ["GATA1", "SPI1"], "target": ["KLF1", "GATA1"], "weight": [1, -1]})
+    >>> mm.tl.regulons(mdata, prior=net)
+    >>> mdata.uns["regulons"]["edges"].head()
+    """
+    if n_boot < 5 or n_neighbors < 2 or not prior_strength >= 1 or not window > 0:
+        raise ValueError(
+            "n_boot must be at least 5, n_neighbors at least 2, prior_strength at least 1 and window positive; got "
+            f"{n_boot=}, {n_neighbors=}, {prior_strength=}, {window=}"
+        )
+    modalities = find_modalities(mdata, rna, atac, prot)
+    if "rna" not in modalities:
+        raise ValueError(
+            f"no RNA modality among {listed(mdata.mod)}: regulators are genes; name it with `rna=`"
+        )
+    prior = _checked_table(prior, "prior", ("source", "target"))
+    motifs = _checked_table(motifs, "motifs", ("peak", "source"))
+    if motifs is not None and "atac" not in modalities:
+        raise ValueError("motifs lie in peaks, but there is no ATAC modality; name it with `atac=`")
+    wanted = _wanted(prior, motifs, regulators)
+    features = choose_features(
+        mdata, modalities, {"rna": wanted, "prot": {w.partition(":")[2] for w in wanted}}
+    )
+    profiles = read_profiles(mdata, features, layer=layer, use_rep=use_rep)
+    columns = _regulator_columns(mdata, features, prior, motifs, regulators)
+
+    rng = np.random.default_rng(random_state)
+    query = np.sort(rng.permutation(mdata.n_obs)[:_FIT_CELLS])
+    values = profiles.values(query, n_neighbors)
+    top, bottom = tops(values), np.zeros(values.shape[1])
+    blocks = features.blocks
+    if "prot" in blocks:
+        bottom[blocks["prot"]] = 0.95 * np.quantile(values[:, blocks["prot"]], 0.005, axis=0)
+    scale = np.maximum(top - bottom, 1e-9)
+    links = linked_peaks(mdata, features, values, window)
+    sign, by_motif = edge_support(mdata, features, links, columns, prior, motifs)
+    donors = obs_column(mdata, donor_key, modalities).astype(str).to_numpy() if donor_key else None
+
+    def problem(values: np.ndarray, rows: np.ndarray) -> Problem:
+        level = (values - bottom) / scale
+        chromatin = np.full_like(level, np.nan)
+        if len(links):
+            opened, linked = activity(links, values[:, blocks["atac"]], len(features.names["rna"]))
+            chromatin[:, np.flatnonzero(linked)] = (opened / tops(opened))[:, linked]
+        return Problem(level, chromatin, columns, sign, None if donors is None else donors[rows])
+
+    whole = problem(values, query)
+    folds = []
+    for among in _folds(mdata.n_obs, donors, rng):
+        if all(among[rows].any() for rows in profiles.rows.values()):
+            rows = query[among[query]]
+            folds.append(problem(profiles.values(rows, n_neighbors, among), rows))
+    penalty, errors = cross_validated_penalty(folds, prior_strength)
+    network, size, spread, radii = fit_network(
+        whole, penalty, prior_strength=prior_strength, n_members=n_boot, seed=random_state
+    )
+    if prior is None and motifs is None:
+        logger.warning(
+            "no prior: %d regulators on the evidence of covariation alone; in simulations decoys then get effects as "
+            "large as true regulators. Give `prior=`, e.g. decoupler's CollecTRI",
+            len(columns),
+        )
+    table = features.table
+    occupied = whole.level[:, columns]
+    answer = np.where(np.isfinite(whole.open_odds).all(0), whole.open_odds, 0.0)
+    agrees = np.sign(_correlation(occupied, answer))
+    expected = np.zeros_like(sign)
+    expected[network.target, network.source] = np.sign(size)
+    radius = [
+        spectral_radius(network.dense(m)[columns], occupied, network.forms[m])
+        for m in range(network.n_members)
+    ]
+    source, target = columns[network.source], network.target
+    edges = pd.DataFrame(
+        {
+            "source_modality": pd.Categorical(table["modality"].to_numpy()[source]),
+            "source": table["feature"].to_numpy()[source],
+            "target_modality": pd.Categorical(table["modality"].to_numpy()[target]),
+            "target": table["feature"].to_numpy()[target],
+            "weight": size,
+            "sd": spread,
+            "sign_stability": sign_stability(network.weights),
+            "evidence": pd.Categorical(
+                labels(sign, by_motif, (expected == agrees.T) & (expected != 0), target, network.source)
+            ),
+        }
+    )
+    mdata.uns[key_added] = {
+        "edges": edges,
+        "links": links.assign(
+            gene=features.names["rna"].to_numpy(dtype=object)[links["gene"]],
+            peak=features.names["atac"].to_numpy(dtype=object)[links["peak"]] if len(links) else "",
+        ),
+        "spectral_radius": float(max(radius)),
+        "members": {
+            "source": network.source.astype(np.int32),
+            "target": network.target.astype(np.int32),
+            "weights": network.weights.astype(np.float32),
+            "regulators": columns.astype(np.int32),
+            "exponent": np.array([f.exponent for f in network.forms]),
+            "half": np.array([f.half for f in network.forms]),
+            "n_steps": np.array(network.n_steps),
+            "spectral_radius": radii,
+        },
+        "features": table.assign(
+            modality=pd.Categorical(table["modality"]),
+            top=top,
+            bottom=bottom,
+            highest=np.quantile(whole.level, 0.999, axis=0),
+        ),
+        "params": {
+            "modalities": dict(modalities),
+            "layer": layer or "",
+            "use_rep": use_rep or "",
+            "n_neighbors": n_neighbors,
+            "penalty": penalty,
+            "prior_strength": float(prior_strength),
+            "cross_validation": pd.DataFrame({"penalty": list(errors), "error": list(errors.values())}),
+            "window": float(window),
+            "donor_key": donor_key or "",
+            "n_prior_edges": int((sign[: len(features.names["rna"])] != 0).sum()),
+            "random_state": random_state,
+        },
+        "versions": versions(),
+    }
+
+
+def _checked_table(table: pd.DataFrame | None, name: str, columns: tuple[str, str]) -> pd.DataFrame | None:
+    if table is None:
+        return None
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            f"{name}: a DataFrame with the columns {' and '.join(columns)} is needed, not {table!r:.60}"
+        )
+    if missing := [c for c in columns if c not in table]:
+        raise ValueError(f"{name}: no column {listed(missing)}; there are {listed(table.columns)}")
+    if table.empty:
+        raise ValueError(f"{name}: the table has no rows")
+    return table.drop_duplicates(list(columns)).reset_index(drop=True)
+
+
+def _wanted(
+    prior: pd.DataFrame | None, motifs: pd.DataFrame | None, regulators: Sequence[str] | None
+) -> set[str]:
+    if regulators is not None:
+        return set(map(str, regulators))
+    return {str(s) for table in (prior, motifs) if table is not None for s in table["source"]}
+
+
+def _regulator_columns(
+    mdata: MuData,
+    features: Features,
+    prior: pd.DataFrame | None,
+    motifs: pd.DataFrame | None,
+    regulators: Sequence[str] | None,
+) -> np.ndarray:
+    """Columns of the regulators in the order of the data."""
+    genes = features.names["rna"]
+    if regulators is not None:
+        if not len(regulators):
+            raise ValueError("regulators: the list is empty")
+        return np.unique([features.find(r, mdata) for r in regulators])
+    if prior is None and motifs is None:
+        return np.arange(len(genes))
+    wanted = sorted(_wanted(prior, motifs, None))
+    prots = [
+        w for w in wanted if w.partition(":")[0] in ("prot", features.modalities.get("prot")) and ":" in w
+    ]
+    columns = [*np.flatnonzero(genes.isin(wanted)), *(features.find(w, mdata) for w in prots)]
+    if not columns:
+        example = next((f"{w!r} and {n[0]!r}" for w in wanted if (n := nearest(w, genes, 1))), "")
+        raise ValueError(
+            f"prior: none of its {len(wanted)} sources ({listed(wanted, 3)}) is in modality "
+            f"{features.modalities['rna']!r} ({listed(genes, 3)})"
+            + (f"; do they differ in spelling, such as {example}?" if example else "")
+        )
+    return np.unique(columns)
+
+
+def _folds(n: int, donors: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
+    """Two halves of the cells, or of the donors where there are at least four."""
+    names = np.unique(donors) if donors is not None else np.array([])
+    if len(names) >= 4:
+        half = np.isin(donors, rng.permutation(names)[: len(names) // 2])
+    else:
+        half = rng.permutation(n) < n // 2
+    return [half, ~half]
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = x - x.mean(0), y - y.mean(0)
+    return (x.T @ y) / np.maximum(np.outer(np.linalg.norm(x, axis=0), np.linalg.norm(y, axis=0)), 1e-12)

@@ -1,0 +1,244 @@
+"""Many perturbations at once, in one table."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+
+from mmopt import _keys
+from mmopt._checks import listed
+from mmopt._compat import versions
+from mmopt._logging import logger
+from mmopt._progress import progress
+from mmopt.grn.effects import Perturbation, summarise
+from mmopt.tl._interventions import Intervention, build, label, parse, refuse_unsound
+from mmopt.tl._perturb import rms_of_effects
+from mmopt.tl._scene import Stage, set_stage
+
+
+def screen(
+    mdata: MuData,
+    features: str | Sequence = "regulators",
+    *,
+    mode: str | Sequence[str] = "knockout",
+    level: float | None = None,
+    order: int = 1,
+    groupby: str | None = None,
+    cells: Sequence | None = None,
+    n_steps: int | str | None = None,
+    n_members: int = 10,
+    n_cells: int = 100,
+    n_top: int | None = None,
+    regulons: str = _keys.REGULONS,
+    allow_extrapolation: bool = False,
+    key_added: str = _keys.SCREEN,
+    random_state: int = 0,
+    progress_bar: bool = True,
+) -> pd.DataFrame:
+    """Perturb many features and list their effects.
+
+    Parameters
+    ----------
+    mdata
+        Data with the network of :func:`mmopt.tl.regulons`.
+    features
+        ``"regulators"``, or a list of what :func:`mmopt.tl.perturb` takes; a list within it is one perturbation of
+        several features.
+    mode, level
+        As in :func:`mmopt.tl.perturb`; several modes ask for each.
+    order
+        2 adds all pairs of the features (of single features in one mode).
+    groupby, cells, n_steps, regulons, allow_extrapolation, random_state
+        As in :func:`mmopt.tl.perturb`.
+    n_members, n_cells
+        Members of the ensemble and pooled cells per group (in all, without groups): less than for one perturbation.
+    n_top
+        Keep only so many features per perturbation, group and modality, those with the largest effects.
+    key_added
+        Slot in ``mdata.uns``.
+    progress_bar
+        Show one.
+
+    Returns
+    -------
+    DataFrame
+        ``perturbation, modality, feature, group, delta, sd, q05, q95, prob_up, direct``. ``mdata.uns["screen"]`` gets
+        ``effects`` (this table), ``ranking`` (``group, perturbation, shift_norm``, root mean square of the RNA effects,
+        and ``n_confident``, RNA features whose interval leaves out 0), ``skipped`` (what was refused, and why), ``params`` and ``versions``.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As :func:`mmopt.tl.perturb`, for what is misspelt; nothing that can be perturbed. A feature that is not
+        expressed or regulates nothing is skipped and listed instead.
+
+    Examples
+    --------
+    >>> table = mm.tl.screen(mdata, mode=("knockout", "overexpress"), groupby="cell_type", n_top=50)
+    """
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, got {order!r}")
+    if n_members < 3 or n_cells < 10 or (n_top is not None and n_top < 1):
+        raise ValueError(
+            f"n_members must be at least 3, n_cells at least 10 and n_top at least 1; got {n_members=}, {n_cells=}, {n_top=}"
+        )
+    stage = set_stage(
+        mdata,
+        regulons=regulons,
+        groupby=groupby,
+        cells=cells,
+        seed=random_state,
+        per_group=n_cells,
+        alone=n_cells,
+    )
+    jobs = _jobs(mdata, stage, features, [mode] if isinstance(mode, str) else list(mode), level, order)
+    chosen = np.linspace(0, stage.scene.network.n_members - 1, min(n_members, stage.scene.network.n_members))
+    members = np.unique(chosen.round().astype(int))
+    spread, rna = stage.spread, stage.features.blocks["rna"]
+    frames, ranking, skipped, detected = [], [], [], {}
+    for job in progress(jobs, "Perturbations", show=progress_bar):
+        name = _keys.perturbation_key(label(job))
+        for one in job:
+            if one.column not in detected:
+                detected[one.column] = stage.profiles.detected(one.column, stage.member)
+        try:
+            refuse_unsound(
+                job,
+                stage.features,
+                stage.scene,
+                stage.links,
+                detected,
+                allow_extrapolation=allow_extrapolation,
+                on_missing="raise",
+            )
+        except ValueError as refusal:
+            skipped.append((name, str(refusal)))
+            continue
+        clamp = build(job, stage.features, stage.scene, stage.links, stage.cognate, n_steps)
+        summary = summarise(stage.scene.draws(clamp, members)[0], spread, list(clamp.clamps))
+        frames.append(_rows(stage, name, clamp, summary, n_top))
+        sure = ((summary["q05"] > 0) | (summary["q95"] < 0))[:, rna].sum(1)
+        ranking.append((name, rms_of_effects(summary["delta"], rna, clamp), sure))
+    if not frames:
+        raise ValueError(
+            f"nothing could be perturbed; the first refusal: {skipped[0][1] if skipped else 'no features'}"
+        )
+    if skipped:
+        logger.warning("%d perturbations were refused, e.g. %s", len(skipped), skipped[0][1])
+    table = _joined(frames)
+    mdata.uns[key_added] = {
+        "effects": table,
+        "ranking": _ranking(ranking, list(stage.groups)),
+        "skipped": pd.DataFrame(skipped, columns=["perturbation", "reason"], dtype=object),
+        "params": {
+            "order": order,
+            "mode": [mode] if isinstance(mode, str) else list(mode),
+            "groupby": groupby or "",
+            "n_members": len(members),
+            "n_cells": len(stage.chosen),
+            "regulons": regulons,
+            "random_state": random_state,
+        },
+        "versions": versions(),
+    }
+    return table
+
+
+def _jobs(
+    mdata: MuData, stage: Stage, features: str | Sequence, modes: list[str], level: float | None, order: int
+) -> list[list[Intervention]]:
+    if isinstance(features, str):
+        if features != "regulators":
+            raise ValueError(f"features must be 'regulators' or a list, got {features!r}")
+        used = np.unique(stage.scene.network.source)
+        table = stage.features.table.iloc[stage.scene.network.regulators[used]]
+        entries = [f"{m}:{f}" for m, f in zip(table["modality"], table["feature"], strict=True)]
+        genes = stage.features.modalities["rna"]
+        entries = [e.removeprefix(f"{genes}:") if _unique(e, genes, stage) else e for e in entries]
+        if any(m != "block" for m in modes):
+            entries = [e for e in entries if not e.startswith(f"{stage.features.modalities.get('prot')}:")]
+    else:
+        entries = list(features)
+    read = partial(parse, features=stage.features, mdata=mdata)
+    jobs = [read(list(e) if isinstance(e, list) else e, mode, level) for e in entries for mode in modes]
+    if order == 2:
+        singles = {mode: [e for e in entries if isinstance(e, str)] for mode in modes}
+        jobs += [
+            read(list(pair), mode, level)
+            for mode, names in singles.items()
+            for pair in combinations(names, 2)
+        ]
+    names = [label(job) for job in jobs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"features: {listed({n for n in names if names.count(n) > 1})} asked for twice")
+    return jobs
+
+
+def _unique(entry: str, genes: str, stage: Stage) -> bool:
+    name = entry.removeprefix(f"{genes}:")
+    return (
+        entry.startswith(f"{genes}:") and sum(name in names for names in stage.features.names.values()) == 1
+    )
+
+
+def _rows(
+    stage: Stage, name: str, clamp: Perturbation, summary: dict[str, np.ndarray], n_top: int | None
+) -> dict[str, np.ndarray]:
+    """Columns of one perturbation's part of the table, numbers only."""
+    n_groups, n = summary["delta"].shape
+    kept = np.ones((n_groups, n), dtype=bool)
+    if n_top is not None:
+        kept[:] = False
+        size = np.abs(summary["delta"])
+        for block in stage.features.blocks.values():
+            top = np.argsort(-size[:, block], axis=1)[:, :n_top] + block.start
+            np.put_along_axis(kept, top, True, axis=1)
+    group, feature = np.nonzero(kept)
+    return {
+        "name": name,
+        "stage": stage,
+        "group": group,
+        "column": feature,
+        **{k: v[kept].astype(np.float32) for k, v in summary.items()},
+        "direct": np.isin(feature, list(clamp.clamps)),
+    }
+
+
+def _joined(frames: list[dict]) -> pd.DataFrame:
+    stage, names = frames[0]["stage"], [f["name"] for f in frames]
+    column = np.concatenate([f["column"] for f in frames])
+    table = stage.features.table
+    modality = pd.Categorical(table["modality"])
+    repeats = np.repeat(np.arange(len(frames)), [len(f["column"]) for f in frames])
+    values = ("delta", "sd", "q05", "q95", "prob_up", "direct")
+    return pd.DataFrame(
+        {
+            "perturbation": pd.Categorical.from_codes(repeats, names),
+            "modality": pd.Categorical.from_codes(modality.codes[column], modality.categories),
+            "feature": table["feature"].to_numpy()[column],
+            "group": pd.Categorical.from_codes(
+                np.concatenate([f["group"] for f in frames]), list(stage.groups)
+            ),
+            **{v: np.concatenate([f[v] for f in frames]) for v in values},
+        }
+    )
+
+
+def _ranking(sizes: list[tuple[str, np.ndarray, np.ndarray]], groups: list[str]) -> pd.DataFrame:
+    """Perturbations by the size of their effects, in each group; ``n_confident`` intervals leave out 0."""
+    names, norms, confident = zip(*sizes, strict=True)
+    frames = [
+        pd.DataFrame(
+            {
+                "group": pd.Categorical([group] * len(names), categories=groups),
+                "perturbation": names,
+                "shift_norm": np.stack(norms)[:, number],
+                "n_confident": np.stack(confident)[:, number],
+            }
+        ).sort_values("shift_norm", ascending=False)
+        for number, group in enumerate(groups)
+    ]
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control
+
+from mmopt.grn.effects import Perturbation, Scene, against_null, benjamini_hochberg, summarise
+from mmopt.grn.network import Network
+from mmopt.grn.propagation import Cells, Readout
+from mmopt.grn.scale import Form
+
+
+@pytest.fixture
+def scene():
+    rng = np.random.default_rng(0)
+    source, target = np.array([0, 0, 1]), np.array([2, 3, 4])
+    weights = np.array([[3, -3, 2.0], [2, -2, 2.5], [4, -3, 1.0]])
+    forms = (Form(1.0, 0.4), Form(2.0, 0.4), Form(2.0, 0.3))
+    network = Network(np.arange(2), source, target, weights, forms, (3, 6, 9), 6)
+    cells = Cells(rng.uniform(0.2, 0.8, (10, 6)), np.full(6, 2.0))
+    averaging = np.stack([np.full(10, 0.1), np.repeat([0.25, 0], [4, 6])])
+    return Scene(network, cells, Readout([(slice(0, 6), "share")], np.full(6, 50.0), np.zeros(6)), averaging)
+
+
+def test_effects_have_the_sign_of_their_edges_and_average_over_the_groups(scene):
+    draws, clipped = scene.draws(Perturbation({0: 0.0}, {}))
+    assert draws.shape == (3, 2, 6)
+    assert clipped.shape == (2,)
+    assert (draws[:, :, 2] < 0).all()
+    assert (draws[:, :, 3] > 0).all()
+    level, _ = scene.moved(Perturbation({0: 0.0}, {}), 1)
+    before = scene.readout.logged(scene.cells.level, [0])
+    after = scene.readout.logged(level, [0])
+    np.testing.assert_allclose(draws[1, 1], (after - before)[:4].mean(0), atol=1e-6)
+
+
+def test_no_edges_no_effect_beyond_the_gene_itself(scene):
+    draws, _ = scene.draws(Perturbation({5: 0.0}, {}))
+    np.testing.assert_array_equal(draws[..., :5], 0)
+    assert (draws[..., 5] < 0).all()
+
+
+def test_number_of_steps_is_each_members_or_the_one_given(scene):
+    own = scene.draws(Perturbation({0: 0.0}, {}))[0]
+    for member, n in enumerate((3, 6, 9)):
+        np.testing.assert_array_equal(scene.draws(Perturbation({0: 0.0}, {}, n))[0][member], own[member])
+    assert np.isfinite(scene.draws(Perturbation({0: 0.0}, {}, "steady"))[0]).all()
+
+
+def test_shuffled_targets_keep_the_size_of_effects_but_not_where_they_are(scene):
+    null = scene.null(Perturbation({0: 0.0}, {}), 30, np.random.default_rng(0))
+    assert null.shape == (30, 2, 6)
+    assert (np.abs(null[:, 0, 4]) > 0.1).any()
+    assert (np.abs(null[:, 0, 2]) < 0.05).any()
+
+
+def test_summary_widens_the_ensemble_and_is_zero_where_nothing_moves():
+    draws = np.zeros((4, 1, 3))
+    draws[:, 0, 0] = [1, 2, 1, 2]
+    out = summarise(draws, np.array([1.0, 0.5, 0.0]))
+    assert out["delta"].tolist() == [[1.5, 0, 0]]
+    assert out["sd"][0, 0] > draws[:, 0, 0].std(ddof=1)
+    assert out["sd"][0, 2] == 0
+    assert out["prob_up"][0].tolist() == pytest.approx([out["prob_up"][0, 0], 0.5, 0.5])
+    assert out["prob_up"][0, 0] > 0.9
+    np.testing.assert_allclose(out["q95"] - out["delta"], out["delta"] - out["q05"])
+    still = summarise(np.zeros((4, 1, 2)), np.ones(2))
+    assert not still["sd"].any()
+
+
+def test_p_values_of_a_null_against_itself_are_uniform_and_rank_what_is_larger():
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.5, 1.5, 400)
+    null = rng.standard_normal((20, 1, 400)) * spread
+    delta = rng.standard_normal((1, 400)) * spread
+    delta[0, 0] = 8 * spread[0]
+    p, band = against_null(delta, null, spread, [slice(0, 300), slice(300, 400)], [1])
+    assert np.isnan(p[0, 1])
+    assert p[0, 0] == pytest.approx(1 / (1 + 20 * 299))
+    rest = p[0, 2:]
+    assert abs(np.mean(rest < 0.1) - 0.1) < 0.05
+    assert abs(rest.mean() - 0.5) < 0.06
+    beyond = np.abs(delta[0]) > band[0]
+    np.testing.assert_array_equal(beyond[2:300], rest[:298] < 0.0502)
+
+
+def test_benjamini_hochberg_against_scipy():
+    p = np.random.default_rng(1).uniform(size=50) ** 2
+    np.testing.assert_allclose(benjamini_hochberg(p), false_discovery_control(p))
+    assert np.isnan(benjamini_hochberg(np.array([np.nan]))).all()

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from mmopt.grn.ensemble import (
+    RADIUS,
+    Problem,
+    bootstraps,
+    cross_validated_penalty,
+    fit_network,
+)
+from mmopt.grn.network import sign_stability, spectral_radius
+from mmopt.grn.scale import Form
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Regulator 0 switches feature 3 on, regulator 1 switches 4 off; 2 follows 0 and regulates nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.beta(0.6, 0.6, (400, 3))
+    x[:, 2] = np.clip(x[:, 0] + 0.15 * rng.standard_normal(400), 0, 1)
+    on = Form(2.0, 0.4)(x)
+    y = np.stack([on[:, 0], 1 - on[:, 1], rng.uniform(0.2, 0.8, 400)], 1) + 0.04 * rng.standard_normal(
+        (400, 3)
+    )
+    level = np.hstack([x, y])
+    sign = np.zeros((6, 3))
+    sign[3, 0], sign[4, 1] = 1, -1
+    return Problem(level, np.full(level.shape, np.nan), np.arange(3), sign)
+
+
+def test_the_network_has_the_true_edges_and_not_the_follower(problem):
+    network, size, spread, radius = fit_network(problem, 0.02, n_members=8)
+    edges = {(int(s), int(t)): w for s, t, w in zip(network.source, network.target, size, strict=True)}
+    assert edges[0, 3] > 0.5
+    assert edges[1, 4] < -0.5
+    assert abs(edges.get((2, 3), 0)) < 0.01
+    assert (0, 0) not in edges  # its own production is not seen
+    assert len(spread) == len(size) == len(network.source)
+    assert len(radius) == 8
+    again, *_ = fit_network(problem, 0.02, n_members=8)
+    np.testing.assert_array_equal(again.weights, network.weights)
+    np.testing.assert_allclose(network.dense(1)[network.target, network.source], network.weights[1])
+
+
+def test_without_evidence_the_follower_takes_its_share(problem):
+    blind = Problem(problem.level, problem.activity, problem.regulators, 0 * problem.sign)
+    network, size, *_ = fit_network(blind, 0.02, n_members=8)
+    edges = {(int(s), int(t)): w for s, t, w in zip(network.source, network.target, size, strict=True)}
+    assert edges[2, 3] > 0.02
+    assert (blind.relative_penalty(50.0)[3:] == 1).all()
+
+
+def test_the_spectral_radius_stays_below_one(problem):
+    level = problem.level.copy()
+    level[:, 1] = 1 - level[:, 0]
+    sign = problem.sign.copy()
+    sign[0, :2], sign[1, :2] = [1, -1], [-1, 1]
+    steep = np.clip(4 * (level - 0.5) + 0.5, 0, 1)
+    loop = Problem(level, steep, problem.regulators, sign)
+    network, _, _, before = fit_network(loop, 0.005, n_members=6)
+    after = [spectral_radius(network.dense(m)[:3], level[:, :3], network.forms[m]) for m in range(6)]
+    assert max(before) > 1
+    assert max(after) <= RADIUS + 1e-9
+
+
+def test_chromatin_says_what_a_regulator_makes(problem):
+    activity = problem.activity.copy()
+    activity[:, [1, 3]] = problem.level[:, [0, 1]]
+    mixed = Problem(problem.level, activity, problem.regulators, problem.sign)
+    response = mixed.response(0.25)
+    np.testing.assert_allclose(response[:, 1], mixed.open_odds[:, 1])
+    np.testing.assert_allclose(response[:, 3], 0.75 * mixed.odds[:, 3] + 0.25 * mixed.open_odds[:, 3])
+    np.testing.assert_allclose(response[:, 0], mixed.odds[:, 0])
+    penalty = mixed.relative_penalty(50.0)
+    assert penalty[1, 1] == 50
+    assert penalty[0, 0] > 1e5  # production not seen: no edge on itself
+
+
+def test_donors_are_resampled_where_there_are_five():
+    rng = np.random.default_rng(0)
+    donors = np.repeat(list("abcde"), 10)
+    for sample in bootstraps(50, donors, 5, rng):
+        assert all(len(set(sample[donors == d])) == 1 for d in "abcde")
+        assert sample.sum() == 50
+    (sample,) = bootstraps(50, donors[:40], 1, rng)  # four donors: pools of cells
+    assert sample.sum() == 50
+    assert len(set(sample[:10])) > 1
+
+
+def test_penalty_and_stability(problem):
+    halves = [
+        Problem(problem.level[rows], problem.activity[rows], problem.regulators, problem.sign)
+        for rows in (slice(0, 200), slice(200, 400))
+    ]
+    penalty, errors = cross_validated_penalty(halves)
+    assert errors[penalty] == min(errors.values())
+    np.testing.assert_allclose(sign_stability(np.array([[1, -1], [1, 1], [1, -1], [1, 0.0]])), [1, 0.75])

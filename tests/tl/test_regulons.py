@@ -1,0 +1,171 @@
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+from mudata import MuData
+
+import mmopt as mm
+from mmopt._compat import override_pull_on_update
+
+
+def refit(mdata, **kwargs):
+    copy = mdata.copy()
+    mm.tl.regulons(copy, **{"n_boot": 8} | kwargs)
+    return copy.uns["regulons"]
+
+
+def test_edges_have_the_true_signs_and_say_what_they_rest_on(regulated):
+    mdata, prior = regulated
+    slot = mdata.uns["regulons"]
+    edges, truth = slot["edges"], mdata.uns["truth"]["edges"]
+    assert list(edges) == [
+        "source_modality",
+        "source",
+        "target_modality",
+        "target",
+        "weight",
+        "sd",
+        "sign_stability",
+        "evidence",
+    ]
+    genes = edges[(edges["target_modality"] == "rna").to_numpy()]
+    both = genes.merge(truth, on=["source", "target"])
+    known = both[both["evidence"] != "covariation"]
+    assert (np.sign(known["weight"]) == known["sign"]).mean() > 0.8
+    pairs = set(zip(prior["source"], prior["target"], strict=True))
+    labelled = genes[genes["evidence"].isin(["prior", "prior+peak"])]
+    assert set(zip(labelled["source"], labelled["target"], strict=True)) <= pairs
+    assert set(edges["evidence"]) == {"prior", "prior+peak", "covariation"}
+    assert set(edges["target_modality"]) == {"rna", "atac", "prot"}
+    false = known["source"] == "DECOY1"
+    decoy = genes[(genes["source"] == "DECOY1").to_numpy()]
+    assert decoy["weight"].abs().mean() < 0.5 * known.loc[~false, "weight"].abs().mean()
+    assert (edges["sign_stability"].between(0.5, 1)).all()
+    loose = edges["evidence"] == "covariation"
+    assert edges.loc[loose, "sign_stability"].min() >= 0.8
+
+
+def test_the_network_is_stable_and_its_links_are_near(regulated):
+    slot = regulated[0].uns["regulons"]
+    assert slot["spectral_radius"] <= 0.95 + 1e-6
+    links = slot["links"]
+    assert (links["distance"] <= 150_000).all()
+    true = regulated[0].uns["truth"]["peak_links"][["peak", "gene"]].drop_duplicates()
+    found = links.merge(true, on=["peak", "gene"])
+    assert len(found) / len(links) > 0.7
+    assert slot["params"]["penalty"] in slot["params"]["cross_validation"]["penalty"].to_numpy()
+
+
+def test_the_same_seed_gives_the_same_network_whatever_the_size_of_weights(regulated):
+    mdata, prior = regulated
+    first = mdata.uns["regulons"]
+    again = refit(mdata, prior=prior.sample(frac=1, random_state=1))
+    pd.testing.assert_frame_equal(first["edges"], again["edges"])
+    weighted = refit(mdata, prior=prior.assign(weight=7.5 * prior["weight"]))
+    pd.testing.assert_frame_equal(first["edges"], weighted["edges"])
+    other = refit(mdata, prior=prior, random_state=1)
+    assert not np.array_equal(first["members"]["exponent"], other["members"]["exponent"])
+
+
+def test_the_slot_survives_a_file(regulated, tmp_path):
+    mdata, _ = regulated
+    with override_pull_on_update():
+        mdata.write_h5mu(tmp_path / "x.h5mu")
+        read = mudata.read_h5mu(tmp_path / "x.h5mu")
+    slot, before = read.uns["regulons"], mdata.uns["regulons"]
+    pd.testing.assert_frame_equal(slot["edges"], before["edges"], check_categorical=False)
+    mm.tl.perturb(read, "GATA1", n_null=5)
+    one, other = read.uns["perturb"]["GATA1_knockout"], mdata.copy()
+    mm.tl.perturb(other, "GATA1", n_null=5)
+    pd.testing.assert_frame_equal(
+        one["effects"], other.uns["perturb"]["GATA1_knockout"]["effects"], check_categorical=False
+    )
+
+
+def test_without_a_prior_all_is_covariation_and_it_says_so(regulated, caplog):
+    mdata, _ = regulated
+    regulators = ["GATA1", "SPI1", "CEBPA", "DECOY1"]
+    slot = refit(mdata, regulators=regulators, n_boot=5, atac=False, prot=False)
+    assert set(slot["edges"]["evidence"]) == {"covariation"}
+    assert set(slot["edges"]["source"]) <= set(regulators)
+    assert "covariation alone" in caplog.text
+    assert set(slot["edges"]["target_modality"]) == {"rna"}
+    everything = refit(mdata, n_boot=5, atac=False, prot=False)
+    assert len(set(everything["edges"]["source"])) > 50
+
+
+def test_motifs_in_linked_peaks_are_evidence(regulated):
+    mdata, prior = regulated
+    links = mdata.uns["regulons"]["links"]
+    hit = links[links["gene"] == "KLF1"].iloc[0]
+    motifs = pd.DataFrame({"peak": [hit["peak"]], "source": ["GATA1"]})
+    prior = prior[~((prior["source"] == "GATA1") & (prior["target"] == "KLF1"))]
+    edges = refit(mdata, prior=prior, motifs=motifs, n_boot=5)["edges"]
+    mine = edges[(edges["source"] == "GATA1") & edges["target"].isin(["KLF1", hit["peak"]])]
+    assert set(mine["evidence"].astype(str)) <= {"motif+peak", "prior+peak"}
+    assert len(mine)
+
+
+def test_donors_and_missing_positions(regulated, caplog):
+    mdata, prior = regulated
+    copy = mdata.copy()
+    copy["atac"].var_names = [f"peak{i}" for i in range(copy["atac"].n_vars)]
+    copy["atac"].var = copy["atac"].var[[]]
+    with override_pull_on_update():
+        copy.update()
+    copy.obs["six"] = np.resize(list("abcdef"), copy.n_obs)
+    mm.tl.regulons(copy, prior=prior, donor_key="six", n_boot=5)
+    assert len(copy.uns["regulons"]["links"]) == 0
+    assert "no genome positions" in caplog.text
+    assert copy.uns["regulons"]["params"]["donor_key"] == "six"
+
+
+def test_cells_without_a_modality_need_a_joint_embedding(regulated):
+    mdata, prior = regulated
+    with override_pull_on_update():
+        mosaic = MuData({"rna": mdata["rna"].copy(), "atac": mdata["atac"][:400].copy()})
+    mosaic.uns.pop("regulons", None)
+    with pytest.raises(ValueError, match=r"100 cells lack modality 'atac'.*mm\.tl\.integrate"):
+        mm.tl.regulons(mosaic, prior=prior)
+    mosaic.obsm["X_mmopt"] = np.random.default_rng(0).standard_normal((500, 5))
+    mm.tl.regulons(mosaic, prior=prior, n_boot=5)
+    with pytest.raises(KeyError, match="use_rep='X_pca'"):
+        mm.tl.regulons(mosaic, prior=prior, use_rep="X_pca")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"prior": "trrust"}, TypeError, "prior: a DataFrame"),
+        ({"prior": pd.DataFrame({"tf": ["A"]})}, ValueError, "no column 'source', 'target'; there are 'tf'"),
+        ({"prior": pd.DataFrame({"source": [], "target": []})}, ValueError, "no rows"),
+        (
+            {"prior": pd.DataFrame({"source": ["Gata1"], "target": ["KLF1"]})},
+            ValueError,
+            "differ in spelling, such as 'Gata1' and 'GATA1'",
+        ),
+        ({"regulators": []}, ValueError, "the list is empty"),
+        ({"regulators": ["GATA11"]}, KeyError, "nearest: 'GATA1'"),
+        ({"n_boot": 2}, ValueError, "n_boot must be at least 5"),
+        ({"rna": False}, TypeError, "modality"),
+        (
+            {"atac": False, "motifs": pd.DataFrame({"peak": ["p"], "source": ["GATA1"]})},
+            ValueError,
+            "no ATAC modality",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused(regulated, kwargs, error, message):
+    if kwargs.get("rna") is False:
+        error, message = ValueError, "no RNA modality"
+    with pytest.raises(error, match=message):
+        mm.tl.regulons(regulated[0].copy(), **kwargs)
+
+
+def test_scaled_data_are_refused(regulated):
+    mdata, prior = regulated
+    scaled = mdata.copy()
+    values = scaled["rna"].X.toarray()
+    scaled["rna"].X = (values - values.mean(0)) / (values.std(0) + 1)
+    with pytest.raises(ValueError, match=r"z-scored.*raw counts are needed"):
+        mm.tl.regulons(scaled, prior=prior)
