@@ -100,8 +100,8 @@ def test_the_slot_survives_a_file(mdata, tmp_path):
     assert len(read.uns["screen"]["skipped"]) == 0
 
 
-def test_three_hundred_perturbations_take_less_than_a_minute(mdata):
-    """300 perturbations of 310 features take 12 s at most; 2,000 cells × 600 genes are measured in benchmarks."""
+def test_a_perturbation_of_a_screen_takes_less_than_a_fifth_of_a_second(mdata):
+    """On 310 features, so that 300 end in under a minute."""
     regulators = sorted(set(mdata.uns["regulons"]["edges"]["source"]))
     pairs = [[a, b] for i, a in enumerate(regulators) for b in regulators[:i]]
     start = time.process_time()
