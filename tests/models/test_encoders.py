@@ -23,7 +23,7 @@ def encoder(modality, x, dropout_rate=0.0, **kwargs):
     made = ENCODERS[modality](x.shape[1], 16, 3, dropout_rate, **kwargs)
     x = sp.csr_matrix(x)
     found = (
-        statistics.protein(x, np.zeros(x.shape[0], int), 1)
+        statistics.protein(x, np.zeros(x.shape[0], int), np.ones((1, x.shape[1]), bool))
         if modality == "prot"
         else getattr(statistics, modality)(x)
     )

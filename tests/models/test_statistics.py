@@ -43,7 +43,7 @@ def test_rna(x):
     logs = np.log1p(1e4 * x / np.maximum(x.sum(1, keepdims=True), 1))
     np.testing.assert_allclose(found["mean"], logs.mean(0), rtol=1e-5)
     np.testing.assert_allclose(found["scale"], np.maximum(logs.std(0), statistics.MIN_SCALE), rtol=1e-4)
-    assert found["depth"] == np.median(x.sum(1))
+    np.testing.assert_array_equal(found["totals"], x.sum(1))
 
 
 def test_atac(x):
@@ -54,7 +54,7 @@ def test_atac(x):
     np.testing.assert_allclose(found["idf"], idf)
     np.testing.assert_allclose(found["mean"], values.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found["scale"], np.maximum(values.std(0), statistics.MIN_SCALE), rtol=1e-6)
-    assert found["depth"] == np.median(x.sum(1))
+    np.testing.assert_array_equal(found["totals"], x.sum(1))
 
 
 class TestProtein:
@@ -62,7 +62,7 @@ class TestProtein:
 
     def test_background_belongs_to_the_batch(self, x):
         x[self.batch == 1] += 20
-        found = statistics.protein(sp.csr_matrix(x), self.batch, 3)
+        found = statistics.protein(sp.csr_matrix(x), self.batch, np.ones((3, 7), bool))
         logs = np.log1p(x.astype(float))
         for b, cells in ((0, self.batch == 0), (1, self.batch == 1), (2, slice(None))):  # batch 2 has no cell
             expected = np.maximum(np.expm1(np.quantile(logs[cells], 0.1, axis=0)), 0.1)
@@ -73,11 +73,28 @@ class TestProtein:
         low, high = np.quantile(logs, [0.1, 0.9], axis=0)
         np.testing.assert_allclose(found["step"], np.maximum(high - low, 0.1))
 
+    def test_what_a_batch_did_not_measure_counts_nowhere(self, x):
+        measured = np.ones((2, 7), bool)
+        measured[0, 4] = measured[1, :2] = False
+        fake = x.copy()
+        fake[~measured[self.batch]] = 0  # what the file holds there
+        found = statistics.protein(sp.csr_matrix(fake), self.batch, measured)
+        logs = np.where(measured[self.batch], np.log1p(x.astype(float)), np.nan)
+        ratio = logs - np.nanmean(logs, 1, keepdims=True)
+        np.testing.assert_allclose(found["mean"], np.nanmean(ratio, 0))
+        np.testing.assert_allclose(found["scale"], np.maximum(np.nanstd(ratio, 0), statistics.MIN_SCALE))
+        low, high = np.nanquantile(logs, [0.1, 0.9], axis=0)
+        np.testing.assert_allclose(found["step"], np.maximum(high - low, 0.1))
+        for b in (0, 1):
+            own = np.quantile(logs[self.batch == b], 0.1, axis=0)
+            expected = np.maximum(np.expm1(np.where(measured[b], own, low)), 0.1)
+            np.testing.assert_allclose(np.exp(found["log_background"][b]), expected)
+
     def test_large_data_are_sampled_from_every_batch(self, x, monkeypatch):
         rows = np.repeat(np.arange(40), 50)
         batch = np.repeat([0, 1], [1990, 10])  # a small batch must not be lost
         monkeypatch.setattr(statistics, "QUANTILE_CELLS", 100)
-        found = statistics.protein(sp.csr_matrix(x[rows]), batch, 2)
+        found = statistics.protein(sp.csr_matrix(x[rows]), batch, np.ones((2, 7), bool))
         assert np.isfinite(found["log_background"]).all()
         expected = np.quantile(np.log1p(x[rows[batch == 1]].astype(float)), 0.1, axis=0)
         np.testing.assert_allclose(np.exp(found["log_background"][1]), np.maximum(np.expm1(expected), 0.1))
@@ -85,6 +102,8 @@ class TestProtein:
     def test_counts_are_not_written_into(self, x):
         matrix = sp.csr_matrix(x)
         before = matrix.copy()
-        for call in (statistics.rna, statistics.atac, lambda m: statistics.protein(m, self.batch, 2)):
+        measured = np.ones((2, 7), bool)
+        measured[1, 0] = False
+        for call in (statistics.rna, statistics.atac, lambda m: statistics.protein(m, self.batch, measured)):
             call(matrix)
             assert (matrix != before).nnz == 0

@@ -207,15 +207,40 @@ class TestWeights:
 
 class TestNormalized:
     @pytest.mark.parametrize("modality", ["rna", "atac"])
-    def test_rows_sum_to_the_cells_own_depth_or_else_the_median(self, fitted, dense, modality):
+    def test_rows_sum_to_the_cells_own_depth_where_it_is_heard(self, fitted, dense, modality):
         depth = dense(fitted.adata, modality).sum(axis=1, skipna=False).to_numpy()
-        expected = np.where(np.isnan(depth), np.nanmedian(depth), depth)
-        np.testing.assert_allclose(fitted.get_normalized(modality).sum(1), expected, rtol=1e-4)
+        measured = ~np.isnan(depth)
+        for given in (None, modality, ALL):
+            found = quietly(fitted.get_normalized, modality, given=given)
+            np.testing.assert_allclose(found[measured].sum(1), depth[measured], rtol=1e-4)
+
+    @pytest.mark.parametrize("modality", ["rna", "atac"])
+    def test_predicted_from_others_nothing_of_the_modality_is_known(
+        self, fitted, make_mosaic, dense, modality
+    ):
+        """Neither counts nor depth: cells stripped of the modality get the same answer."""
         others = [m for m in ALL if m != modality]
         found = quietly(fitted.get_normalized, modality, given=others)
+        stripped = make_mosaic(modalities=others)
+        names = fitted.adata.obs_names.get_indexer(stripped.obs_names)
+        np.testing.assert_allclose(fitted.get_normalized(modality, mdata=stripped), found[names], rtol=1e-4)
         seeing = has(fitted.adata, others)
-        np.testing.assert_allclose(found[seeing].sum(1), expected[seeing], rtol=1e-4)
         assert np.isnan(found[~seeing]).all()
+        own = dense(fitted.adata, modality).sum(axis=1, skipna=False).to_numpy()
+        assert not np.allclose(found[seeing].sum(1), own[seeing], rtol=0.01, equal_nan=True)
+
+    @pytest.mark.parametrize("modality", ["rna", "atac"])
+    def test_library_size(self, fitted, modality):
+        found = fitted.get_normalized(modality, library_size=1000)
+        np.testing.assert_allclose(found.sum(1), 1000, rtol=1e-4)
+        own = fitted.get_normalized(modality)
+        np.testing.assert_allclose(found / 1000, own / own.sum(1, keepdims=True), rtol=1e-4)
+        with pytest.raises(ValueError, match=r'library_size must be "latent" or a positive number; got 0'):
+            fitted.get_normalized(modality, library_size=0)
+        with pytest.raises(ValueError, match=r"library_size.*got 'own'"):
+            fitted.get_normalized(modality, library_size="own")
+        with pytest.raises(ValueError, match="protein has no library size"):
+            fitted.get_normalized("prot", library_size=1000)
 
     def test_protein_is_a_level_between_background_and_foreground(self, fitted):
         found = fitted.get_normalized("prot")
@@ -237,7 +262,7 @@ class TestNormalized:
             np.testing.assert_allclose(as_batch[cells == batch], found[cells == batch], rtol=1e-5)
             assert not np.allclose(as_batch[cells != batch], found[cells != batch], rtol=1e-5)
 
-    def test_a_batch_without_the_modality_is_decoded_as_the_average_of_those_with_it(
+    def test_a_batch_without_the_modality_gets_the_mean_of_what_those_with_it_would_have(
         self, make_model, train, make_mosaic
     ):
         mdata = make_mosaic(n=90, absent_in={"prot": "b"})
@@ -247,16 +272,26 @@ class TestNormalized:
         lacking = set(mdata.obs["donor"]) - set(mdata.obs.loc[mdata["prot"].obs_names, "donor"])
         assert lacking == {"b", "b2"}
         model = train(make_model(mdata), 1)
-        buffer = model.module.decoded_as_prot
-        assert buffer.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0]]
-        assert torch.equal(model.module.decoded_as_rna, torch.eye(4))
-        z = torch.from_numpy(model.get_latent_representation())
-        with torch.no_grad():
-            p = model.module.decoders["prot"](z, torch.tensor([[0.5, 0.5, 0, 0]]).expand(len(z), 4))
-            expected = model.module.decoders["prot"].log_level(p).expm1().numpy()
+        assert model.module.measured_prot.any(1).tolist() == [True, True, False, False]
+        assert model.module.measured_rna.all()
+        a, a2 = (model.get_normalized("prot", transform_batch=batch) for batch in ("a", "a2"))
+        expected = np.expm1((np.log1p(a) + np.log1p(a2)) / 2)  # of protein, on the logarithmic scale
+        assert not np.allclose(a, a2, rtol=0.01)
         np.testing.assert_allclose(model.get_normalized("prot", transform_batch="b"), expected, rtol=1e-4)
         cells = mdata.obs["donor"].isin(lacking).to_numpy()
         np.testing.assert_allclose(model.get_normalized("prot")[cells], expected[cells], rtol=1e-4)
+
+    def test_a_batch_without_atac_gets_the_mean_share(self, make_model, train, make_mosaic):
+        mdata = make_mosaic(n=90, absent_in={"atac": "b"})
+        mdata.obs["donor"] = np.where(
+            np.arange(mdata.n_obs) % 3 == 0, mdata.obs["donor"] + "2", mdata.obs["donor"]
+        )
+        model = train(make_model(mdata), 1)
+        a, a2, b = (
+            model.get_normalized("atac", given=["rna", "prot"], library_size=1, transform_batch=t)
+            for t in ("a", "a2", "b")
+        )
+        np.testing.assert_allclose(b, (a + a2) / 2, rtol=1e-4)
 
     def test_imputation_for_a_batch_without_protein(self, lopsided):
         found = lopsided.get_normalized("prot", given=["rna", "atac"])
@@ -268,7 +303,9 @@ class TestNormalized:
         assert draws.shape == (5, 80, fitted.adata[modality].n_vars)
         assert np.ptp(draws, axis=0).max() > 0
         mean = np.expm1(np.log1p(draws).mean(0)) if modality == "prot" else draws.mean(0)
-        np.testing.assert_allclose(fitted.get_normalized(modality, n_samples=5), mean, rtol=1e-4)
+        own = has(fitted.adata, [modality])  # elsewhere depths are drawn too
+        found = fitted.get_normalized(modality, n_samples=5)
+        np.testing.assert_allclose(found[own], mean[own], rtol=1e-4)
         again = fitted.get_normalized(modality, n_samples=5, return_samples=True, random_state=0)
         np.testing.assert_array_equal(again, draws)
         other = fitted.get_normalized(modality, n_samples=5, return_samples=True, random_state=1)
@@ -278,7 +315,7 @@ class TestNormalized:
 
     def test_many_samples_spread_as_the_posterior(self, fitted):
         """Decoded draws scatter around the decoded mean by what the posterior variance says, to first order."""
-        cells = np.arange(10)
+        cells = np.flatnonzero(has(fitted.adata, ["rna"]))[:10]
         mean, variance = fitted.get_latent_representation(indices=cells, return_dist=True)
         draws = fitted.get_normalized("rna", n_samples=1000, return_samples=True, indices=cells)
         z = torch.from_numpy(mean) + torch.from_numpy(variance).sqrt() * torch.randn(
@@ -290,6 +327,17 @@ class TestNormalized:
         expected = (shares.reshape(draws.shape) * torch.from_numpy(draws.sum(-1)[0])[:, None]).numpy()
         np.testing.assert_allclose(draws.mean(0), expected.mean(0), rtol=0.02)
         np.testing.assert_allclose(draws.std(0), expected.std(0), rtol=0.2)
+
+    def test_draws_of_a_predicted_depth_spread_with_its_error(self, fitted):
+        draws = quietly(
+            fitted.get_normalized, "rna", given="prot", n_samples=400, return_samples=True, indices=[1, 3, 4]
+        )
+        logs = np.log(draws.sum(-1))
+        spread = float(fitted.module.depths["rna"].spread[4])  # protein alone
+        assert spread > 0
+        np.testing.assert_allclose(logs.std(0), spread, rtol=0.2)
+        mean = quietly(fitted.get_normalized, "rna", given="prot", n_samples=2, indices=[1, 3, 4]).sum(-1)
+        np.testing.assert_allclose(np.exp(logs).mean(0), mean, rtol=0.2)
 
     def test_nan_where_blind_also_for_samples(self, fitted):
         with pytest.warns(UserWarning, match=r"16 cells have none of \['prot'\]"):
@@ -303,14 +351,12 @@ class TestNormalized:
         np.testing.assert_allclose(fitted.get_normalized("prot", indices=[9, 2]), expected[[9, 2]], rtol=1e-5)
 
     def test_data_that_lack_the_modality_altogether(self, fitted, make_mosaic):
-        """Protein predicted for a data set that never had it, at the model's own median depth for the others."""
+        """Protein predicted for a data set that never had it."""
         mdata = make_mosaic(modalities=("rna",))
         found = fitted.get_normalized("prot", mdata=mdata)
         names = list(fitted.adata.obs_names)
         expected = quietly(fitted.get_normalized, "prot", given="rna")
         np.testing.assert_allclose(found, expected[[names.index(n) for n in mdata.obs_names]], rtol=1e-4)
-        depths = fitted.get_normalized("atac", mdata=mdata).sum(1)
-        np.testing.assert_allclose(depths, float(fitted.module.depth_atac), rtol=1e-4)
 
     def test_refusals(self, fitted):
         with pytest.raises(

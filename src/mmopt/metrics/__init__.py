@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_baselines": ["knn_imputation", "mean_baseline", "ridge_imputation"],
+        "_coverage": ["interval_coverage"],
         "_imputation": ["imputation_scores"],
         "_labels": ["knn_accuracy", "label_transfer"],
         "_pca": ["pca_embedding"],

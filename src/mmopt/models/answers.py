@@ -1,17 +1,20 @@
 """What can be asked of a trained TriVI: embedding, modality weights, imputation, likelihood."""
 
-import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from mudata import MuData
 from torch import Tensor
+from torch.distributions import Normal
 
 from mmopt._random import isolated
 from mmopt.models import fusion
+from mmopt.models.predictions import DRAWS, Interval, check_level, summary, warn_blind
+from mmopt.models.readout import Readout
 
 NO_NOISE = torch.zeros(1)  # given where the posterior mean is asked for, so that no random number is drawn
 
@@ -78,7 +81,7 @@ class Answers:
             means.append(out["qz"].loc.masked_fill(blind[:, None], torch.nan).cpu())
             variances.append(out["qz"].variance.masked_fill(blind[:, None], torch.nan).cpu())
         mean = torch.cat(means).numpy()
-        _warn_blind(np.isnan(mean[:, 0]), given)
+        warn_blind(np.isnan(mean[:, 0]), given)
         return (mean, torch.cat(variances).numpy()) if return_dist else mean
 
     @torch.inference_mode()
@@ -98,6 +101,46 @@ class Answers:
         names = mdata.obs_names if indices is None else mdata.obs_names[np.asarray(indices)]
         return pd.DataFrame(torch.cat(shares).numpy(), index=names, columns=list(self.modalities))
 
+    def _readouts(
+        self,
+        modality: str,
+        given: str | Sequence[str] | None,
+        mdata: MuData | None,
+        indices: Sequence[int] | None,
+        batch_size: int | None,
+        n_samples: int,
+        library_size: float | str = "latent",
+        transform_batch: str | None = None,
+    ) -> Iterator[tuple[Readout, Normal, Tensor]]:
+        """Check what was asked, then give, per minibatch, what reads it, the posterior, and the cells that are blind."""
+        if modality not in self.modalities:
+            raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
+        known = self._known(given)
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1; got {n_samples}")
+        size = None
+        if library_size != "latent":
+            if isinstance(library_size, str) or not 0 < library_size < math.inf:
+                raise ValueError(f'library_size must be "latent" or a positive number; got {library_size!r}')
+            if modality == "prot":
+                raise ValueError("protein has no library size; leave out `library_size`")
+            size = float(library_size)
+        categories = list(
+            self.registry_["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
+        )
+        if transform_batch is not None and str(transform_batch) not in categories:
+            raise ValueError(
+                f"transform_batch={transform_batch!r} is not a batch of the model; it has {categories}"
+            )
+        for tensors in self._batches(mdata, indices, batch_size):
+            out = self.module.inference(tensors, given=known, noise=NO_NOISE)
+            batch = None
+            if transform_batch is not None:
+                batch = torch.full_like(tensors["batch"], categories.index(str(transform_batch)))
+                batch = batch.to(out["qz"].loc.device)
+            readout = Readout(self.module, modality, tensors, out, batch=batch, library_size=size)
+            yield readout, out["qz"], ~out["present"].any(0)
+
     @torch.inference_mode()
     def get_normalized(
         self,
@@ -107,81 +150,84 @@ class Answers:
         mdata: MuData | None = None,
         indices: Sequence[int] | None = None,
         n_samples: int = 1,
+        library_size: float | Literal["latent"] = "latent",
         transform_batch: str | None = None,
         return_samples: bool = False,
+        interval: float | None = None,
         batch_size: int | None = None,
         random_state: int = 0,
-    ) -> np.ndarray:
-        """Return expected counts of one modality, decoded from any subset of the modalities.
+    ) -> np.ndarray | Interval:
+        """Return expected values of one modality for every cell, measured or not.
 
         Parameters
         ----------
         modality
-            What to predict: ``"rna"``, ``"atac"`` or ``"prot"``.
+            ``"rna"``, ``"atac"`` or ``"prot"``.
         given
-            Modalities to predict from; all a cell has if not given. ``given="rna"`` imputes from RNA.
+            Infer from these modalities only, e.g. ``given="rna"`` imputes from RNA.
         mdata, indices, batch_size
             As in :meth:`get_latent_representation`.
         n_samples
             1 decodes the posterior mean; more average over so many draws from the posterior.
+        library_size
+            Depth, in counts, at which RNA and ATAC are read. ``"latent"``: the cell's own where the modality was
+            measured and is among ``given``, otherwise the one predicted from what is given, so that an answer
+            ``given="rna"`` knows nothing of the cell's ATAC. A number: that depth for all cells.
         transform_batch
             Decode every cell as if it belonged to this batch.
         return_samples
-            Return all draws instead of their mean.
+            Return all draws instead of their mean; where the depth is predicted, they spread with its error.
+        interval
+            Return, with the mean, the central interval that holds the expected value with this probability, e.g. 0.9;
+            from 100 draws unless ``n_samples`` asks for more than one. Counts scatter more widely:
+            :meth:`get_predictive_interval`.
         random_state
             Seed of the draws.
 
         Returns
         -------
-        Array of cells × features, or draws × cells × features. RNA and ATAC: expected counts at the cell's own depth,
-        or at the median depth of the data where the cell lacks the modality. Protein has no depth: its value is the
-        expected level on the log1p scale, on which antibody counts are read, turned back into counts. Cells of a
-        batch that never had the modality are decoded as the average of the batches that had it. A cell that has none
-        of ``given`` is a row of NaN.
+        Array of cells × features, or draws × cells × features, or (``mean``, ``lower``, ``upper``). RNA and ATAC: expected counts. Protein has no depth: its
+        value is the expected level on the log1p scale, on which antibody counts are read, turned back into counts.
+        What is predicted from other modalities alone is drawn towards the average profile as far as held-out cells
+        asked for it. Cells of a batch that never measured the modality, or a protein, get the mean of what they would
+        have in each batch that did (of protein on the log1p scale). A cell that has none of ``given`` is a row of NaN.
 
         Raises
         ------
         ValueError
-            A modality or a batch the model does not know.
+            A modality or a batch the model does not know; a library size or an interval that is none.
 
         Examples
         --------
         >>> protein = model.get_normalized("prot", given="rna", n_samples=8)
+        >>> mean, lower, upper = model.get_normalized("prot", given="rna", interval=0.9)
         """
-        if modality not in self.modalities:
-            raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
-        given = self._known(given)
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1; got {n_samples}")
-        categories = list(
-            self.registry_["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
-        )
-        if transform_batch is not None and str(transform_batch) not in categories:
-            raise ValueError(
-                f"transform_batch={transform_batch!r} is not a batch of the model; it has {categories}"
+        if interval is not None:
+            check_level(interval, "interval")
+            if return_samples:
+                raise ValueError("ask for draws (return_samples) or for an interval, not for both")
+            n_samples = DRAWS if n_samples == 1 else n_samples
+            batch_size = batch_size or self._cells_per_pass(modality, n_samples)
+        parts, generator = [], torch.Generator().manual_seed(random_state)
+        for readout, qz, blind in self._readouts(
+            modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch
+        ):
+            source = generator if n_samples > 1 else None
+            drawn = torch.stack(
+                [
+                    readout.levels(*readout.state(qz, source, any_depth=return_samples or bool(interval)))
+                    for _ in range(n_samples)
+                ]
             )
-        generator = torch.Generator().manual_seed(random_state)
-        parts = []
-        for tensors in self._batches(mdata, indices, batch_size):
-            out = self.module.inference(tensors, given=given, noise=NO_NOISE)
-            batch = tensors["batch"].to(out["qz"].loc.device)
-            if transform_batch is not None:
-                batch = torch.full_like(batch, categories.index(str(transform_batch)))
-            depth = _depth(modality, tensors, getattr(self.module, f"depth_{modality}"))
-            draws = []
-            for _ in range(n_samples):
-                noise = NO_NOISE if n_samples == 1 else torch.randn(out["qz"].loc.shape, generator=generator)
-                z = out["qz"].loc + out["qz"].scale * noise.to(batch.device)
-                draws.append(self.module.expected(modality, z, batch, depth))
-            drawn = torch.stack(draws)
-            if not return_samples:
-                # protein is averaged where it is read, on the logarithmic scale
-                drawn = drawn.log1p().mean(0).expm1() if modality == "prot" else drawn.mean(0)
-            blind = ~out["present"].any(0)
+            if interval is not None:
+                drawn = torch.stack(summary(drawn, interval))
+            elif not return_samples:  # protein is averaged where it is read, on the logarithmic scale
+                drawn = drawn.mean(0)
+            drawn = drawn.expm1() if modality == "prot" else drawn
             parts.append(drawn.masked_fill(blind[:, None], torch.nan).cpu())
         values = torch.cat(parts, -2).numpy()
-        _warn_blind(np.isnan(values[..., 0]).reshape(-1, values.shape[-2])[0], given)
-        return values
+        warn_blind(np.isnan(values[..., 0]).reshape(-1, values.shape[-2])[0], self._known(given))
+        return values if interval is None else Interval(*values)
 
     def get_elbo(self, *args, random_state: int = 0, **kwargs) -> Tensor:
         """Return the evidence lower bound (higher is better), as in scvi-tools, with noise fixed by ``random_state``."""
@@ -195,19 +241,3 @@ class Answers:
         self._check_if_trained(warn=False)
         with isolated(random_state):
             return ask(*args, **kwargs)
-
-
-def _depth(modality: str, tensors: dict[str, Tensor], median: Tensor) -> Tensor:
-    depth = median.repeat(len(tensors["batch"]))
-    if modality == "prot":
-        return depth
-    return depth.index_copy(
-        0, tensors[f"{modality}_rows"].to(depth.device), tensors[modality].totals().to(depth.device)
-    )
-
-
-def _warn_blind(blind: np.ndarray, given: tuple[str, ...] | None) -> None:
-    if blind.any():
-        warnings.warn(
-            f"{int(blind.sum())} cells have none of {list(given or ())}: their rows are NaN", stacklevel=4
-        )

@@ -6,7 +6,7 @@ with less memory, but differentiable only once.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, logsigmoid, softplus
+from torch.nn.functional import linear, log_softmax, logsigmoid, softplus
 
 from mmopt.models import peaks
 from mmopt.models.dropout import Dropout
@@ -15,9 +15,28 @@ from mmopt.models.likelihoods import multinomial, negative_binomial, negative_bi
 from mmopt.models.sparse import Csr
 
 
-def _body(n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float) -> nn.Sequential:
+class FirstLayer(nn.Linear):
+    """Linear in the latent state and the batch, with weights of their own for batches added later (the last inputs)."""
+
+    def __init__(self, n_in: int, n_out: int, n_added: int = 0):
+        super().__init__(n_in - n_added, n_out)
+        self.added = nn.Parameter(torch.zeros(n_out, n_added)) if n_added else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, joined(self.weight, self.added, 1), self.bias)
+
+
+def joined(kept: Tensor, added: Tensor | None, dim: int) -> Tensor:
+    """Put what belongs to added batches behind what belongs to the batches that were there before."""
+    return kept if added is None else torch.cat([kept, added], dim)
+
+
+def _body(n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float, n_added: int = 0) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(n_latent + n_batch, n_hidden), nn.LayerNorm(n_hidden), nn.SiLU(), Dropout(dropout_rate)
+        FirstLayer(n_latent + n_batch, n_hidden, n_added),
+        nn.LayerNorm(n_hidden),
+        nn.SiLU(),
+        Dropout(dropout_rate),
     )
 
 
@@ -34,9 +53,17 @@ def _head(n_hidden: int, n_out: int) -> nn.Linear:
 class RnaDecoder(nn.Module):
     """Negative binomial with the observed library size and one dispersion per gene."""
 
-    def __init__(self, n_features: int, n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float):
+    def __init__(
+        self,
+        n_features: int,
+        n_latent: int,
+        n_batch: int,
+        n_hidden: int,
+        dropout_rate: float,
+        n_added: int = 0,
+    ):
         super().__init__()
-        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate)
+        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate, n_added)
         self.head = _head(n_hidden, n_features)
         self.log_theta = nn.Parameter(torch.zeros(n_features))
 
@@ -60,26 +87,39 @@ class RnaDecoder(nn.Module):
 class ProteinDecoder(nn.Module):
     """Negative-binomial mixture of background and foreground per protein; the background belongs to the batch."""
 
-    def __init__(self, n_features: int, n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float):
+    def __init__(
+        self,
+        n_features: int,
+        n_latent: int,
+        n_batch: int,
+        n_hidden: int,
+        dropout_rate: float,
+        n_added: int = 0,
+    ):
         super().__init__()
-        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate)
+        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate, n_added)
         self.increment = _head(n_hidden, n_features)
         self.mixing = _head(n_hidden, n_features)
-        self.log_background = nn.Parameter(torch.zeros(n_batch, n_features))
-        self.log_theta = nn.Parameter(torch.zeros(n_batch, n_features))
+        self.log_background = nn.Parameter(torch.zeros(n_batch - n_added, n_features))
+        self.log_theta = nn.Parameter(torch.zeros(n_batch - n_added, n_features))
+        self.added_background = nn.Parameter(torch.zeros(n_added, n_features)) if n_added else None
+        self.added_theta = nn.Parameter(torch.zeros(n_added, n_features)) if n_added else None
 
     def forward(self, z: Tensor, batch: Tensor) -> dict[str, Tensor]:
         hidden = self.body(torch.cat([z, batch], 1))
-        log_background = batch @ self.log_background
+        log_background = batch @ joined(self.log_background, self.added_background, 0)
         return {
             "log_background": log_background,
             "log_foreground": log_background + softplus(self.increment(hidden)),
             "background_logit": self.mixing(hidden),
-            "log_theta": batch @ self.log_theta,
+            "log_theta": batch @ joined(self.log_theta, self.added_theta, 0),
         }
 
-    def log_likelihood(self, parameters: dict[str, Tensor], counts: Csr) -> Tensor:
-        return negative_binomial_mixture(counts.dense(self.mixing.out_features), **parameters).sum(1)
+    def log_likelihood(
+        self, parameters: dict[str, Tensor], counts: Csr, measured: Tensor | None = None
+    ) -> Tensor:
+        each = negative_binomial_mixture(counts.dense(self.mixing.out_features), **parameters)
+        return (each if measured is None else each * measured).sum(1)
 
     lean, lean_log_likelihood = forward, log_likelihood
 
@@ -109,11 +149,13 @@ class AtacDecoder(nn.Module):
         n_batch: int,
         n_hidden: int,
         dropout_rate: float,
+        n_added: int = 0,
+        *,
         rank: int,
         one_in: int = 1,
     ):
         super().__init__()
-        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate)
+        self.body = _body(n_latent, n_batch, n_hidden, dropout_rate, n_added)
         self.low_rank = nn.Linear(n_hidden, rank)
         self.head = _head(rank, n_features)
         self.one_in = one_in

@@ -41,7 +41,7 @@ class RnaEncoder(nn.Module):
         self.first = nn.Linear(n_features, n_hidden)
         self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
 
-    def standardised(self, counts: Csr) -> Tensor:
+    def standardised(self, counts: Csr, measured: Tensor | None = None) -> Tensor:
         """Return the dense input; most of it are zero counts, which differ only from gene to gene."""
         size = (1e4 / counts.totals().clamp_min(1)).index_select(0, counts.rows)
         mean, scale = (t.index_select(0, counts.indices) for t in (self.mean, self.scale))
@@ -50,16 +50,22 @@ class RnaEncoder(nn.Module):
         x.view(-1).scatter_(0, counts.places(len(self.mean)), values)
         return x
 
-    def forward(self, counts: Csr) -> tuple[Tensor, Tensor]:
-        return self.trunk(self.first(self.dropout(self.standardised(counts))))
+    def forward(self, counts: Csr, measured: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.trunk(self.first(self.dropout(self.standardised(counts, measured))))
 
 
 class ProteinEncoder(RnaEncoder):
-    """Centred log-ratio of the counts (log1p minus the cell's mean), standardised."""
+    """Centred log-ratio of the counts (log1p minus the cell's mean), standardised.
 
-    def standardised(self, counts: Csr) -> Tensor:
+    Proteins that are not ``measured`` (cells × proteins) do not enter the cell's mean, and count as average.
+    """
+
+    def standardised(self, counts: Csr, measured: Tensor | None = None) -> Tensor:
         logs = counts._replace(counts=torch.log1p(counts.counts)).dense(len(self.mean))
-        return ((logs - logs.mean(1, keepdim=True) - self.mean) / self.scale).clamp(-CLIP, CLIP)
+        if measured is None:
+            return ((logs - logs.mean(1, keepdim=True) - self.mean) / self.scale).clamp(-CLIP, CLIP)
+        mean = (logs * measured).sum(1, keepdim=True) / measured.sum(1, keepdim=True).clamp_min(1)
+        return ((logs - mean - self.mean) / self.scale).clamp(-CLIP, CLIP) * measured
 
 
 class AtacEncoder(nn.Module):

@@ -67,7 +67,8 @@ class CountsField(BaseAnnDataField):
         if missing:
             raise ValueError(
                 f"modality {self.modality!r} lacks {len(missing)} of the model's {len(state['features'])} features "
-                f"({_checks.listed(sorted(missing))}); give the model data with the features it was trained on"
+                f"({_checks.listed(sorted(missing))}); give the model data with the features it was trained on. If only "
+                "a few are missing, `TriVI.prepare_query_mudata(mdata, model)` fills them in"
             )
         self.validate_field(mdata)
         return state

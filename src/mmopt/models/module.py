@@ -5,9 +5,11 @@ import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.distributions import Normal
+from torch.nn.functional import one_hot
 
 from mmopt.models import fusion
 from mmopt.models.decoders import AtacDecoder, ProteinDecoder, RnaDecoder
+from mmopt.models.depth import Depth
 from mmopt.models.encoders import AtacEncoder, ProteinEncoder, RnaEncoder
 
 ENCODERS = {"rna": RnaEncoder, "atac": AtacEncoder, "prot": ProteinEncoder}
@@ -41,6 +43,9 @@ class TriModule(BaseModuleClass):
         Probability with which a modality is withheld from a cell's posterior in training.
     alignment
         Weight of the squared distance between each expert's mean and the joint mean.
+    n_added_batches
+        So many of the batches, the last ones, were added to a model trained without them: what belongs to them is all
+        that is trained.
     """
 
     def __init__(
@@ -55,10 +60,12 @@ class TriModule(BaseModuleClass):
         dropout_rate: float = 0.3,
         modality_dropout: float = 0.3,
         alignment: float = 0.5,
+        n_added_batches: int = 0,
     ):
         super().__init__()
         self.modalities = tuple(n_features)
         self.n_latent = n_latent
+        self.n_batch, self.n_added_batches = n_batch, n_added_batches
         self.modality_dropout = modality_dropout
         self.alignment = alignment
         n_peaks = n_features.get("atac", 0)
@@ -73,24 +80,31 @@ class TriModule(BaseModuleClass):
         )
         self.decoders = nn.ModuleDict(
             {
-                m: DECODERS[m](n, n_latent, n_batch, n_hidden, dropout_rate, **of_decoder.get(m, {}))
+                m: DECODERS[m](
+                    n, n_latent, n_batch, n_hidden, dropout_rate, n_added_batches, **of_decoder.get(m, {})
+                )
                 for m, n in n_features.items()
             }
         )
         self.register_buffer("n_cells", torch.tensor(1.0))
-        for m in self.modalities:
-            self.register_buffer(f"depth_{m}", torch.tensor(1.0))  # median counts of a measured cell
-            self.register_buffer(f"decoded_as_{m}", torch.eye(n_batch))
+        for m, n in n_features.items():  # which batch measured a modality; of protein, which of its features
+            self.register_buffer(
+                f"measured_{m}", torch.ones(n_batch, n if m == "prot" else 1, dtype=torch.bool)
+            )
+        self.depths = nn.ModuleDict()
+        for m, n in n_features.items():
+            if m != "prot":
+                self.depths[m] = Depth(n_latent, len(n_features), n_batch)
+                self.register_buffer(f"log_profile_{m}", torch.zeros(n))
+        if n_added_batches:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_("added" in name)
 
     @torch.no_grad()
     def adopt(
-        self, statistics: dict[str, dict[str, np.ndarray]], seen: dict[str, np.ndarray], n_cells: int
+        self, statistics: dict[str, dict[str, np.ndarray]], measured: dict[str, np.ndarray], n_cells: int
     ) -> None:
-        """Start from the data: input scales, average profiles, and the batches in which each modality was measured.
-
-        A batch that never had a modality has untrained decoder weights for it; it is decoded as the average of the
-        batches that had it.
-        """
+        """Start from the data: input scales, average profiles, and what each batch measured (batches × 1 or × proteins)."""
 
         def set_(target: Tensor, value: np.ndarray) -> None:
             target.copy_(torch.as_tensor(value, dtype=target.dtype))
@@ -100,15 +114,13 @@ class TriModule(BaseModuleClass):
             encoder, decoder = self.encoders[m], self.decoders[m]
             set_(encoder.mean, s["mean"])
             set_(encoder.scale, s["scale"])
-            set_(
-                getattr(self, f"decoded_as_{m}"),
-                np.where(seen[m][:, None], np.eye(len(seen[m])), seen[m] / seen[m].sum()),
-            )
+            set_(getattr(self, f"measured_{m}"), measured[m])
             if m == "prot":
                 set_(decoder.log_background, s["log_background"])
                 set_(decoder.increment.bias, np.log(np.expm1(s["step"])))
                 continue
-            set_(getattr(self, f"depth_{m}"), s["depth"])
+            self.depths[m].reset(s["totals"])
+            set_(getattr(self, f"log_profile_{m}"), s["log_profile"])
             set_(decoder.head.bias, s["log_profile"])
             if m == "atac":
                 set_(encoder.idf, s["idf"])
@@ -134,7 +146,7 @@ class TriModule(BaseModuleClass):
             if given is not None and m not in given:
                 continue
             rows = tensors[f"{m}_rows"]
-            mean, log_variance = self.encoders[m](tensors[m])
+            mean, log_variance = self.encoders[m](tensors[m], *self._panel(m, tensors))
             means[i] = means[i].index_copy(0, rows, mean.float())
             log_variances[i] = log_variances[i].index_copy(0, rows, log_variance.float())
             present[i] = present[i].index_fill(0, rows, True)
@@ -159,11 +171,20 @@ class TriModule(BaseModuleClass):
         """Whether second derivatives are not wanted."""
         return self.training or not torch.is_grad_enabled()
 
+    def _panel(self, modality: str, tensors: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Which proteins the measured cells' batches have (nothing for other modalities)."""
+        if modality != "prot":
+            return ()
+        panel = self.measured_prot[tensors["batch"][tensors["prot_rows"]]]
+        return (
+            panel | ~panel.any(1, keepdim=True),
+        )  # where a batch had none, what comes later is all measured
+
     def _decode(
         self, modality: str, z: Tensor, batch: Tensor, lean: bool = False
     ) -> Tensor | dict[str, Tensor]:
         decoder = self.decoders[modality]
-        batch = getattr(self, f"decoded_as_{modality}")[batch]
+        batch = one_hot(batch, self.n_batch).to(z.dtype)
         return decoder.lean(z, batch) if lean else decoder(z, batch)
 
     def generative(
@@ -179,14 +200,6 @@ class TriModule(BaseModuleClass):
             for m in self.modalities
             if len(rows := tensors[f"{m}_rows"]) or self.training
         }
-
-    @auto_move_data
-    def expected(self, modality: str, z: Tensor, batch: Tensor, depth: Tensor) -> Tensor:
-        """Return expected counts: shares times ``depth`` for RNA and ATAC, the log1p-scale level for protein."""
-        decoded = self._decode(modality, z, batch)
-        if modality == "prot":
-            return torch.expm1(self.decoders["prot"].log_level(decoded))
-        return torch.softmax(decoded, 1) * depth[:, None]
 
     def loss(
         self,
@@ -204,7 +217,7 @@ class TriModule(BaseModuleClass):
             if m in generative_outputs:
                 decoder = self.decoders[m]
                 log_likelihood = decoder.lean_log_likelihood if self._lean else decoder.log_likelihood
-                likelihood = log_likelihood(generative_outputs[m], tensors[m])
+                likelihood = log_likelihood(generative_outputs[m], tensors[m], *self._panel(m, tensors))
                 reconstruction[f"nll_{m}"] = reconstruction[f"nll_{m}"].index_copy(
                     0, tensors[f"{m}_rows"], -likelihood
                 )
@@ -218,38 +231,3 @@ class TriModule(BaseModuleClass):
         return LossOutput(
             loss=loss, reconstruction_loss=reconstruction, kl_local={"kl": kl}, n_obs_minibatch=len(kl)
         )
-
-    @torch.inference_mode()
-    @auto_move_data
-    def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> list[dict[str, Tensor]]:
-        """Draw counts of the measured modalities from the posterior predictive, ``n_samples`` times."""
-        drawn = []
-        for _ in range(n_samples):
-            z = self.inference(tensors)["z"]
-            drawn.append(self._draw(self.generative(z, tensors, lean=False), tensors))
-        return drawn
-
-    def _draw(self, decoded: dict, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        out = {}
-        for m, p in decoded.items():
-            if m == "rna":
-                mean = p.exp() * tensors["rna"].totals()[:, None]
-                theta = self.decoders["rna"].log_theta.exp()
-                out[m] = torch.poisson(
-                    torch.distributions.Gamma(theta.expand_as(mean), theta / mean).sample()
-                )
-            elif m == "prot":
-                background = torch.bernoulli(torch.sigmoid(p["background_logit"])).bool()
-                mean = torch.where(background, p["log_background"], p["log_foreground"]).exp()
-                theta = p["log_theta"].exp()
-                out[m] = torch.poisson(torch.distributions.Gamma(theta, theta / mean).sample())
-            else:
-                depths = tensors["atac"].totals().int().tolist()
-                rows = [
-                    torch.bincount(torch.multinomial(q, n, replacement=True), minlength=p.shape[1])
-                    if n
-                    else 0 * q
-                    for q, n in zip(torch.softmax(p, 1), depths, strict=True)
-                ]
-                out[m] = torch.stack([row.float() for row in rows])
-        return out

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmopt._files import atomic_path
 
-FORMAT, FORMAT_VERSION = "mmopt.TriVI", 1
+FORMAT, FORMAT_VERSION = "mmopt.TriVI", 2
 REQUIRED = {"format_version", "arguments", "registry", "split", "history", "steps", "versions"}
 
 

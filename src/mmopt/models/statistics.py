@@ -40,7 +40,7 @@ def log_profile(total: np.ndarray) -> np.ndarray:
 
 
 def rna(counts: Counts) -> dict[str, np.ndarray]:
-    """Return scales of log1p counts per ten thousand, the average profile and the median depth."""
+    """Return scales of log1p counts per ten thousand, the average profile and the totals of the cells."""
     moments, total, depths = Moments(counts.shape[1]), np.zeros(counts.shape[1]), []
     for x in blocks(counts):
         depth = np.asarray(x.sum(1), np.float64).ravel()
@@ -49,12 +49,12 @@ def rna(counts: Counts) -> dict[str, np.ndarray]:
         depths.append(depth)
     return moments.mean_and_scale() | {
         "log_profile": log_profile(total),
-        "depth": np.median(np.concatenate(depths)),
+        "totals": np.concatenate(depths),
     }
 
 
 def atac(counts: Counts) -> dict[str, np.ndarray]:
-    """Return inverse document frequencies, scales of the TF-IDF, the average profile and the median depth.
+    """Return inverse document frequencies, scales of the TF-IDF, the average profile and the totals of the cells.
 
     Two passes: the second needs the frequencies.
     """
@@ -72,28 +72,57 @@ def atac(counts: Counts) -> dict[str, np.ndarray]:
     return moments.mean_and_scale() | {
         "idf": idf,
         "log_profile": log_profile(total),
-        "depth": np.median(np.concatenate(depths)),
+        "totals": np.concatenate(depths),
     }
 
 
-def protein(counts: Counts, batch: np.ndarray, n_batch: int) -> dict[str, np.ndarray]:
-    """Scales of the centred log-ratio, and per batch the background (10 % quantile) and the step up to the 90 % one."""
-    sample = np.concatenate(
-        [
-            rows[:: max(1, len(rows) // QUANTILE_CELLS)]
-            for b in range(n_batch)
-            if len(rows := np.flatnonzero(batch == b))
-        ]
-    )
-    logs = np.log1p(counts[sample].toarray().astype(np.float64))
-    ratio = logs - logs.mean(1, keepdims=True)
-    low, high = np.quantile(logs, [0.1, 0.9], axis=0)
-    background = np.tile(low, (n_batch, 1))
-    for b in np.unique(batch[sample]):
-        background[b] = np.quantile(logs[batch[sample] == b], 0.1, axis=0)
+def protein(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> dict[str, np.ndarray]:
+    """Scales of the centred log-ratio, and per batch the background (10 % quantile) and the step up to the 90 % one.
+
+    Parameters
+    ----------
+    counts, batch
+        Cells × proteins, and each cell's batch.
+    measured
+        Which batch measured which protein (batches × proteins); the others are left out of every statistic.
+    """
+    sample, logs = _sample(counts, batch, measured)
+    if np.isfinite(logs).all():
+        mean, std, quantile = np.mean, np.std, np.quantile
+    else:  # slower
+        mean, std, quantile = np.nanmean, np.nanstd, np.nanquantile
+    ratio = logs - mean(logs, 1, keepdims=True)
+    low, high = quantile(logs, [0.1, 0.9], axis=0)
+    background = _background(logs, batch[sample], measured)
     return {
-        "mean": ratio.mean(0),
-        "scale": np.maximum(ratio.std(0), MIN_SCALE),
-        "log_background": np.log(np.maximum(np.expm1(background), 0.1)),
+        "mean": mean(ratio, 0),
+        "scale": np.maximum(std(ratio, 0), MIN_SCALE),
+        "log_background": _log_level(np.where(np.isfinite(background), background, low)),
         "step": np.maximum(high - low, 0.1),
     }
+
+
+def log_background(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the background of each batch and protein, NaN where it was not measured."""
+    sample, logs = _sample(counts, batch, measured)
+    return _log_level(_background(logs, batch[sample], measured))
+
+
+def _sample(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows from every batch and their log1p counts, NaN where not measured."""
+    rows = [np.flatnonzero(batch == b) for b in range(len(measured))]
+    sample = np.concatenate([r[:: max(1, len(r) // QUANTILE_CELLS)] for r in rows])
+    logs = np.log1p(counts[sample].toarray().astype(np.float64))
+    logs[~measured[batch[sample]]] = np.nan
+    return sample, logs
+
+
+def _background(logs: np.ndarray, batch: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    out = np.full(measured.shape, np.nan)
+    for b in np.unique(batch):
+        out[b, measured[b]] = np.quantile(logs[batch == b][:, measured[b]], 0.1, axis=0)
+    return out
+
+
+def _log_level(log1p: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(np.expm1(log1p), 0.1))

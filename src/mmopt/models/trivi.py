@@ -7,7 +7,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
@@ -20,12 +19,15 @@ from torch import Tensor
 from mmopt import _checks, optim
 from mmopt._keys import MODALITIES
 from mmopt._random import isolated
-from mmopt.models import statistics
+from mmopt.models import panels, starting
 from mmopt.models.answers import Answers
+from mmopt.models.calibration import calibrate
 from mmopt.models.data import MosaicLoader, MosaicSplitter, read
 from mmopt.models.fields import BatchField, CountsField
 from mmopt.models.files import Files
 from mmopt.models.module import TriModule
+from mmopt.models.predictions import Predictions
+from mmopt.models.query import Queries
 from mmopt.models.quiet import quiet_lightning
 from mmopt.models.resuming import describe, resumable
 from mmopt.models.threads import sensible_threads
@@ -40,7 +42,7 @@ def default_epochs(n_cells: int, batch_size: int) -> int:
     return max(math.ceil(MIN_STEPS / per_epoch), min(EPOCHS, math.ceil(MAX_STEPS / per_epoch)))
 
 
-class TriVI(Files, Answers, VAEMixin, BaseModelClass):
+class TriVI(Files, Queries, Answers, Predictions, VAEMixin, BaseModelClass):
     """Variational autoencoder of RNA, ATAC and surface protein, any of which a cell may lack.
 
     Every modality has an encoder; a cell's posterior is the product of the experts of the modalities it has and a
@@ -125,16 +127,7 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         with isolated(random_state):
             self.module = TriModule(n_features, n_batch, **self.arguments_)
             if mdata is not None:
-                mosaic = read(self.adata_manager)
-                per_modality = {
-                    m: statistics.protein(
-                        x, mosaic.batch[mosaic.rows[m] >= 0][_order(mosaic.rows[m])], n_batch
-                    )
-                    if m == "prot"
-                    else getattr(statistics, m)(x)
-                    for m, x in mosaic.counts.items()
-                }
-                self.module.adopt(per_modality, mosaic.seen(n_batch), len(mosaic.batch))
+                self.module.adopt(*starting.found(self.adata_manager))
         self.module.eval()
         self.steps_: pd.DataFrame | None = None
         self.optimizer_settings_: dict[str, Any] = {}
@@ -168,6 +161,7 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         layer: str | None = None,
         batch_key: str | None = None,
         use_highly_variable: bool | None = None,
+        protein_panels: panels.Panels = "auto",
         **kwargs,
     ) -> None:
         """Tell the model which modalities, counts and batches to use.
@@ -186,11 +180,16 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         use_highly_variable
             Use the features marked by ``var["highly_variable"]``: where there is such a column (``None``), in every
             modality (``True``), or not at all (``False``).
+        protein_panels
+            Which proteins each batch measured: a mapping from batches to names (batches that are not in it measured
+            all), ``None`` if all batches measured all, ``"auto"`` to take a protein without a single count in a batch
+            as not measured there if other batches have it. What a batch did not measure is absent, not zero: it enters
+            neither the likelihood nor the embedding, and :meth:`get_normalized` imputes it.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            A modality, layer or column that is absent; values that are not counts; names that repeat.
+            A modality, layer, column, batch or protein that is absent; values that are not counts; names that repeat.
         """
         setup_method_args = cls._get_setup_method_args(**{k: v for k, v in locals().items() if k != "kwargs"})
         source = kwargs.get("source_registry")
@@ -200,6 +199,10 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
             fields = source["field_registries"]
             modalities = {m: fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields}
         _check_has_some(mdata, modalities)
+        if source is None and "prot" in modalities:
+            _, batches = _checks.batch_codes(mdata, batch_key, modalities)
+            names = list(map(str, mdata.mod[modalities["prot"]].var_names))
+            setup_method_args["setup_args"]["protein_panels"] = panels.check(protein_panels, names, batches)
         manager = AnnDataManager(
             fields=[CountsField(m, name, layer, use_highly_variable) for m, name in modalities.items()]
             + [BatchField(batch_key, modalities)],
@@ -286,6 +289,11 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
         """
         if self.adata is None:
             raise ValueError("the model has no data to train on; load it with `TriVI.load(path, mdata)`")
+        if not any(p.requires_grad for p in self.module.parameters()):
+            raise ValueError(
+                "the query has no batch that its reference does not know, so there is nothing to train: ask for its "
+                "embedding, or call `load_query_data(..., unfrozen=True)`"
+            )
         if not 0 < train_size <= 1:
             raise ValueError(f"train_size must lie in (0, 1]; got {train_size}")
         for name, value in {
@@ -353,6 +361,9 @@ class TriVI(Files, Answers, VAEMixin, BaseModelClass):
                 ckpt_path=go_on,
                 **options,
             )()
+            calibrate(
+                self.module, self.adata_manager, self.train_indices, self.validation_indices, random_state
+            )
         self.optimizer_settings_ = dict(optimizer_kwargs or {}) | _bounds(plan.trainer.optimizers[0])
         table = pd.DataFrame(plan.epochs).rename_axis("epoch")
         self.history_ = {column: table[[column]] for column in table}
@@ -374,11 +385,6 @@ def _check_has_some(mdata: MuData, modalities: dict[str, str]) -> None:
             f"{_checks.listed(mdata.mod)}"
         )
     _checks.check_obs(mdata, there)
-
-
-def _order(rows: np.ndarray) -> np.ndarray:
-    """Order that brings values of the cells having a modality into the order of that modality's rows."""
-    return np.argsort(rows[rows >= 0])
 
 
 def _bounds(optimizer: torch.optim.Optimizer) -> dict[str, float]:

@@ -37,11 +37,6 @@ def baseline_scores(
     scores = _label_scores(embedding(list(mosaic.counts)), held_out, labels)
     for m, cells in _imputable(mosaic, held_out).items():
         x = embedding([o for o in mosaic.counts if o != m])
-        if m != "prot":  # the model decodes at the cell's own depth, so the baseline is told it too
-            depth = np.zeros(len(x))
-            having = mosaic.rows[m] >= 0
-            depth[having] = np.log1p(np.asarray(mosaic.counts[m].sum(1)).ravel()[mosaic.rows[m][having]])
-            x = np.column_stack([x, depth])
         train = np.setdiff1d(_having(mosaic, m), held_out)
         predicted = metrics.ridge_imputation(x[train], _log_counts(mosaic, m, train), x[cells])
         scores |= _named(metrics.imputation_scores(predicted, _log_counts(mosaic, m, cells)), m)

@@ -1,6 +1,6 @@
 """Integration: from a MuData to a trained model and its embedding."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -24,6 +24,7 @@ def integrate(
     layer: str | None = None,
     batch_key: str | None = None,
     use_highly_variable: bool | None = None,
+    protein_panels: "str | Mapping[str, Sequence[str]] | None" = "auto",
     n_latent: int = 20,
     optimizer: "str | Callable[[Iterable[Tensor]], Optimizer]" = "asgdadam",
     lr: float = 1e-3,
@@ -57,6 +58,9 @@ def integrate(
         Column with the batch to correct for, in ``mdata.obs`` or the modalities' ``obs``.
     use_highly_variable
         Use the features marked by :func:`mmopt.pp.prepare`: where there are marks (``None``), always, or never.
+    protein_panels
+        Which proteins each batch measured. ``"auto"``: not those without a single count in the batch, if other batches
+        have them; a mapping from batches to names; ``None`` if all measured all.
     n_latent
         Dimensions of the embedding.
     optimizer, lr, optimizer_kwargs
@@ -109,6 +113,7 @@ def integrate(
         layer=layer,
         batch_key=batch_key,
         use_highly_variable=use_highly_variable,
+        protein_panels=protein_panels,
     )
     model = TriVI(mdata, n_latent=n_latent, random_state=random_state, **(model_kwargs or {}))
     model.train(

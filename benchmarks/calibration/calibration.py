@@ -1,0 +1,140 @@
+"""Do the predictive intervals of TriVI hold what they promise?
+
+    python benchmarks/calibration/calibration.py [--data FOLDER] [--sets toy,teaseq,...] [--seeds 2]
+
+A fifth of the cells is taken away before the fit. Of these cells, every modality is predicted from each other one, from
+all others, and from everything including itself (a check of the likelihood, no prediction); the share of the counts
+inside the central intervals of 50, 80 and 95 % is the coverage. "closed" counts both ends of an interval, which at least
+must reach the level; "coverage" places ties at random and should equal it (see `mmopt.metrics.interval_coverage`).
+`bias` is the mean place of the counts among the draws less one half: positive if predictions are too low.
+
+Writes calibration.md and calibration.csv beside this file. The real data sets are not part of the repository.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import mudata
+import numpy as np
+import pandas as pd
+
+import mmopt as mm
+from mmopt._compat import override_pull_on_update
+
+HERE = Path(__file__).resolve().parent
+FILES = {
+    "teaseq": ("teaseq_rna_adt.h5mu", None),
+    "cite_A": ("bmmc_cite_A.h5mu", "batch"),
+    "multiome_A": ("bmmc_multiome_A.h5mu", "batch"),
+    "mosaic": ("trimodal_mosaic_tea_bmmc.h5mu", "batch"),
+    "pbmc_mosaic": ("pbmc_cite_mosaic.h5mu", "batch"),
+}
+LEVELS = (0.5, 0.8, 0.95)
+N_DRAWS, CHUNK = 99, 64
+
+
+def load(name: str, folder: Path) -> tuple[mudata.MuData, str | None]:
+    if name == "toy":
+        return mm.datasets.toy(), "donor"
+    file, batch_key = FILES[name]
+    mdata = mudata.read_h5mu(folder / file)
+    mm.pp.prepare(mdata, batch_key=batch_key)
+    return mdata, batch_key
+
+
+def without(mdata: mudata.MuData, cells: np.ndarray) -> mudata.MuData:
+    """Copy of the cells of a mask, with those modalities that any of them has."""
+    return mdata[cells].copy()
+
+
+def predictions(model: "mm.models.TriVI", test: mudata.MuData) -> Iterator[dict[str, str | float]]:
+    """Give the coverage of each modality from each other one, from all others, and from all with itself."""
+    fields = model.registry["field_registries"]
+    names = {m: fields[m]["state_registry"]["modality"] for m in model.modalities}
+    there = {m: test.obs_names.isin(test.mod[n].obs_names) for m, n in names.items() if n in test.mod}
+    for m in there:
+        others = [o for o in there if o != m]
+        subsets = [[o] for o in others] + ([others] if len(others) > 1 else []) + [[*others, m]]
+        for given in subsets:
+            cells = np.flatnonzero(np.all([there[o] for o in [*given, m]], axis=0))
+            if len(cells) < 30:
+                continue
+            features = fields[m]["state_registry"]["features"]
+            adata = test.mod[names[m]]
+            layer = "counts" if "counts" in adata.layers else None
+            scores = []
+            for start in range(0, len(cells), CHUNK):
+                some = cells[start : start + CHUNK]
+                drawn = model.posterior_predictive_sample(test, some, N_DRAWS, modality=m, given=given)
+                drawn = drawn[names[m]].todense()
+                order = adata.obs_names[adata.obs_names.isin(test.obs_names[some])]
+                block = adata[order, features]
+                truth = (block.layers[layer] if layer else block.X).toarray().astype(float)
+                score = mm.metrics.interval_coverage(np.moveaxis(drawn, -1, 0), truth, LEVELS)
+                scores.append(pd.Series(score) * len(some))
+            mean = sum(scores) / len(cells)
+            source = "everything, itself included" if m in given else " + ".join(given)
+            yield {"modality": m, "given": source, "n_cells": len(cells), **mean}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=os.environ.get("MMOPT_DATA", "."))
+    parser.add_argument("--sets", default="toy,teaseq,cite_A,multiome_A,mosaic")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    rows = []
+    for name in args.sets.split(","):
+        for seed in range(args.seeds):
+            mdata, batch_key = load(name, args.data)
+            test = np.zeros(mdata.n_obs, bool)
+            test[np.random.default_rng(seed).permutation(mdata.n_obs)[: mdata.n_obs // 5]] = True
+            model = mm.tl.integrate(
+                without(mdata, ~test), batch_key=batch_key, random_state=seed, progress_bar=False
+            )
+            for row in predictions(model, without(mdata, test)):
+                rows.append({"set": name, "seed": seed, **row})
+                print(
+                    {k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True
+                )
+    table = pd.DataFrame(rows)
+    table.round(4).to_csv(args.out / "calibration.csv", index=False)
+    keys = ["set", "modality", "given"]
+    mean = table.groupby(keys, sort=False).mean(numeric_only=True)
+    lines = [
+        "# Coverage of predictive intervals, held-out cells\n",
+        f"{datetime.date.today()}; {platform.machine()}, Python {platform.python_version()}, torch {version('torch')}, "
+        f"scvi-tools {version('scvi-tools')}; mean of {args.seeds} seeds (split and fit). In percent; the aim is the level "
+        "within 5 points. Made by calibration.py, which says what the columns mean.\n",
+        "| set | modality | given | cells | 50 % | 80 % | 95 % | bias | closed 50 | closed 80 | closed 95 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for key, row in mean.iterrows():
+        shares = [f"{100 * row[f'coverage_{level:g}']:.0f}" for level in (50, 80, 95)]
+        closed = [f"{100 * row[f'closed_{level:g}']:.0f}" for level in (50, 80, 95)]
+        lines.append(
+            "| "
+            + " | ".join([*key, f"{row['n_cells']:.0f}", *shares, f"{100 * row['bias']:+.1f}", *closed])
+            + " |"
+        )
+    off = np.abs(mean[[f"coverage_{level:g}" for level in (50, 80, 95)]].to_numpy() - np.array(LEVELS))
+    predicted = ~mean.index.get_level_values("given").str.contains("itself")
+    lines.append(
+        f"\nOf {3 * predicted.sum()} coverages of predictions, {int((off[predicted] <= 0.05).sum())} are within 5 points; "
+        f"the farthest is {100 * off[predicted].max():.0f} points away.\n"
+    )
+    (args.out / "calibration.md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    with override_pull_on_update():
+        main()

@@ -1,0 +1,132 @@
+"""After training: how deep a modality is where it was not measured, and how far to trust what is decoded there."""
+
+from itertools import combinations
+
+import numpy as np
+import torch
+from scvi.data import AnnDataManager
+from torch import Tensor
+
+from mmopt._random import derived
+from mmopt.models.data import MosaicLoader, read
+from mmopt.models.depth import MIN_CELLS
+from mmopt.models.module import TriModule
+from mmopt.models.readout import Readout, batch_shares, log_totals
+
+# at most so many for each subset of modalities: enough for a few dozen weights, and for one number
+FIT_CELLS, HELD_OUT_CELLS = 5000, 1000
+STRENGTHS = torch.linspace(0, 1, 11)
+
+
+@torch.inference_mode()
+def calibrate(
+    module: TriModule, manager: AnnDataManager, train: np.ndarray, held_out: np.ndarray, seed: int = 0
+) -> None:
+    """Fit the depths of a trained network for every subset of the other modalities.
+
+    The regressions of the depth see the cells trained on. The strengths of the profiles are those with the highest
+    likelihood of held-out cells given their own depth: with early stopping, all that training takes from these. Subsets that no ten cells have together with the modality
+    answer as the largest of their parts that has them. In a model to which batches were added, only what is said of
+    these batches is learned.
+
+    Parameters
+    ----------
+    module
+        Trained network in evaluation mode.
+    manager
+        The registered data.
+    train, held_out
+        Positions of the cells.
+    """
+    mosaic = read(manager)
+    for m, depth in module.depths.items():
+        rows = mosaic.rows[m][train]
+        if not (rows >= 0).any():
+            continue
+        if not module.n_added_batches:
+            depth.reset(
+                np.asarray(mosaic.counts[m][np.sort(_some(rows[rows >= 0], FIT_CELLS, seed))].sum(1)).ravel()
+            )
+        others = [o for o in module.modalities if o != m]
+        fitted: list[tuple[str, ...]] = []
+        for given in (g for k in range(1, len(others) + 1) for g in combinations(others, k)):
+            code = _code(module.modalities, given)
+            has = np.all([mosaic.rows[o] >= 0 for o in [m, *given]], axis=0)
+            cells = _some(train[has[train]], FIT_CELLS, seed)
+            if module.n_added_batches:
+                _adjust(module, m, given, code, cells, manager)
+            elif len(cells) >= MIN_CELLS:
+                depth.fit(code, *_design(module, m, given, MosaicLoader(manager, cells, 512)))
+                cells = _some(held_out[has[held_out]], HELD_OUT_CELLS, seed)
+                if len(cells) >= MIN_CELLS:
+                    depth.strength[code] = _strength(module, m, given, MosaicLoader(manager, cells, 512))
+                fitted.append(given)
+            elif parts := [f for f in fitted if set(f) < set(given)]:
+                depth.copy_subset(code, _code(module.modalities, max(parts, key=len)))
+
+
+def _code(names: tuple[str, ...], given: tuple[str, ...]) -> int:
+    return sum(2**i for i, m in enumerate(names) if m in given)
+
+
+def _some(cells: np.ndarray, n: int, seed: int) -> np.ndarray:
+    if len(cells) <= n:
+        return cells
+    return np.sort(np.random.default_rng(derived(seed, 2)).choice(cells, n, replace=False))
+
+
+def _adjust(
+    module: TriModule,
+    modality: str,
+    given: tuple[str, ...],
+    code: int,
+    cells: np.ndarray,
+    manager: AnnDataManager,
+) -> None:
+    """Let each added batch have its own mean depth, drawn towards the prediction as if ten cells had confirmed it."""
+    depth, first = module.depths[modality], module.n_batch - module.n_added_batches
+    cells = cells[read(manager).batch[cells] >= first]
+    if not len(cells):
+        return
+    x, totals = _design(module, modality, given, MosaicLoader(manager, cells, 512))
+    weight = depth.weight[code].double().cpu().numpy()
+    left = np.log(np.maximum(totals, 1)) - x @ weight - float(depth.intercept[code])
+    for b in range(module.n_added_batches):
+        mine = x[:, x.shape[1] - module.n_added_batches + b] == 1
+        depth.weight[code, depth.weight.shape[1] - module.n_added_batches + b] += float(
+            left[mine].sum() / (mine.sum() + MIN_CELLS)
+        )
+
+
+def _hear(module: TriModule, given: tuple[str, ...], tensors: dict[str, Tensor]) -> dict:
+    return module.inference(tensors, given=given, noise=torch.zeros(1))
+
+
+def _design(
+    module: TriModule, modality: str, given: tuple[str, ...], loader: MosaicLoader
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the inputs of the regression, and the true totals."""
+    inputs, totals = [], []
+    for tensors in loader:
+        posterior = _hear(module, given, tensors)
+        z = posterior["qz"].loc
+        shares = batch_shares(getattr(module, f"measured_{modality}"), tensors["batch"].to(z.device))
+        inputs.append(torch.cat([z, log_totals(module, tensors, posterior["present"]), shares], 1))
+        totals.append(tensors[modality].totals())
+    return torch.cat(inputs).double().cpu().numpy(), torch.cat(totals).double().cpu().numpy()
+
+
+def _strength(module: TriModule, modality: str, given: tuple[str, ...], loader: MosaicLoader) -> float:
+    score = torch.zeros(len(STRENGTHS))
+    for tensors in loader:
+        posterior = _hear(module, given, tensors)
+        readout = Readout(module, modality, tensors, posterior)
+        z, cells = posterior["qz"].loc, torch.arange(len(tensors["batch"]))
+        counts = type(tensors[modality])(*(t.to(z.device) for t in tensors[modality]))
+        for i, strength in enumerate(STRENGTHS):
+            readout.strength = strength.expand(len(cells), 1).to(z.device)
+            logits = readout._logits(z, readout.batch, cells.to(z.device))
+            if modality == "rna":
+                logits = logits.log_softmax(1)
+            score[i] += module.decoders[modality].log_likelihood(logits, counts).sum().cpu()
+    return float(STRENGTHS[score.argmax()])

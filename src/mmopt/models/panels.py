@@ -1,0 +1,92 @@
+"""Which proteins each batch's antibody panel holds; the others are absent there, not zero."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmopt import _checks
+from mmopt.models.stored import Counts, blocks
+
+Panels = str | Mapping[str, Sequence[str]] | None
+
+
+def check(panels: Panels, proteins: Sequence[str], batches: Sequence[str]) -> Panels:
+    """Return the panels as plain lists, refusing batches and proteins that are not in the data.
+
+    Raises
+    ------
+    KeyError
+        An unknown batch or protein.
+    ValueError
+        Neither ``"auto"`` nor ``None`` nor a mapping from batches to proteins.
+    """
+    if panels is None or panels == "auto":
+        return panels
+    if not isinstance(panels, Mapping):
+        raise ValueError(
+            f'protein_panels={panels!r} must be "auto", None, or a mapping from batches to their proteins'
+        )
+    plain = {str(batch): [str(p) for p in names] for batch, names in panels.items()}
+    if unknown := [b for b in plain if b not in batches]:
+        raise KeyError(
+            f"protein_panels names batches that are not in the data ({_checks.listed(unknown)}); they have "
+            f"{_checks.listed(batches, 20)}"
+        )
+    for batch, names in plain.items():
+        if unknown := [p for p in names if p not in set(proteins)]:
+            raise KeyError(
+                f"protein_panels[{batch!r}] names proteins that are not in the data ({_checks.listed(unknown)}); give "
+                "the names in var_names of the protein modality"
+            )
+        if not names:
+            raise ValueError(
+                f"protein_panels[{batch!r}] is empty; leave the protein modality out of that batch's cells instead"
+            )
+    return plain
+
+
+def measured(
+    counts: Counts,
+    batch: np.ndarray,
+    proteins: Sequence[str],
+    batches: Sequence[str],
+    panels: Panels = "auto",
+) -> np.ndarray:
+    """Return which batch measured which protein (batches × proteins).
+
+    With ``"auto"`` a protein is in a batch's panel if any cell of the batch has a count of it; a protein without a count
+    anywhere is in all panels. A batch without a cell has no panel.
+
+    Parameters
+    ----------
+    counts, batch
+        Cells × proteins, and the position of each cell's batch in ``batches``.
+
+    Raises
+    ------
+    ValueError
+        Counts of a protein in a batch whose panel lacks it.
+    """
+    there = np.bincount(batch, minlength=len(batches)) > 0
+    out = np.repeat(there[:, None], len(proteins), 1)
+    if panels is None:
+        return out
+    found, start = np.zeros(out.shape, bool), 0
+    for x in blocks(counts):
+        of = batch[start : start + x.shape[0]]
+        for b in np.unique(of):
+            found[b] |= np.asarray(x[of == b].sum(0)).ravel() > 0
+        start += x.shape[0]
+    if panels == "auto":
+        return out & (found | ~found.any(0))
+    for i, name in enumerate(batches):
+        if name not in panels:
+            continue
+        listed = np.isin(proteins, panels[name])
+        if extra := [p for p, bad in zip(proteins, found[i] & ~listed, strict=True) if bad]:
+            raise ValueError(
+                f"batch {name!r} has counts of {len(extra)} proteins that its panel lacks ({_checks.listed(extra)}); "
+                "correct `protein_panels`"
+            )
+        out[i] &= listed
+    return out
