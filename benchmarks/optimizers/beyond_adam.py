@@ -116,7 +116,9 @@ def compare(runs: pd.DataFrame, name: str, epochs: int) -> list[dict[str, object
     report = mine[mine["seed"] < FOR_CHOOSING]
     if not len(report) or not (mine["seed"] >= FOR_CHOOSING).any():
         return []
-    mine = mine[mine["arm"].isin(set(report["arm"]))]  # a rate that was not run on the seeds reported cannot be chosen
+    mine = mine[
+        mine["arm"].isin(set(report["arm"]))
+    ]  # a rate that was not run on the seeds reported cannot be chosen
     tuned, tuned_average = chosen_rate(mine, "iterate"), chosen_rate(mine, "average")
     last = finals(report)
 
