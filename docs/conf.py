@@ -56,7 +56,17 @@ nitpick_ignore_regex = [
 ]
 nitpick_ignore = [
     (kind, name)
-    for name in ("Tensor", "Optimizer", "Figure", "Axes", "ndarray", "Params", "LossFn", "Normalization")
+    for name in (
+        "Tensor",
+        "Optimizer",
+        "Figure",
+        "Axes",
+        "ndarray",
+        "Params",
+        "LossFn",
+        "Normalization",
+        "GCXS",
+    )
     for kind in ("py:class", "py:data", "py:obj")
 ]
 if os.environ.get("READTHEDOCS") == "True":

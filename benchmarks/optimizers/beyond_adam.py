@@ -7,7 +7,7 @@
 Every run is evaluated twice at the same steps, at its iterate and at the same average of iterates (weights of power 8,
 every tenth step), so that what averaging gives and what the optimizer gives can be told apart. An arm is
 ``name:rate`` of an optimizer known to ``mmopt.optim.create``. Seeds from 100 on are for choosing Adam's rate, the others
-for the report. ``run`` appends to beyond_adam.csv, ``table`` writes beyond_adam.md from it.
+for the report. ``run`` appends to beyond_adam.csv.gz, ``table`` writes beyond_adam.md from it.
 """
 
 import argparse
@@ -26,11 +26,15 @@ from mmopt.optim import create
 from mmopt.optim.averaging import WeightAverage
 
 HERE = Path(__file__).parent
-RUNS, TABLE = HERE / "beyond_adam.csv", HERE / "beyond_adam.md"
+RUNS, TABLE = HERE / "beyond_adam.csv.gz", HERE / "beyond_adam.md"
 N_EVALUATIONS = 20
 CLIP = 1000.0  # as TriVI does
 FOR_CHOOSING = 100  # seeds from here on
 POWER = 8.0
+DEFAULTS = (
+    *("asgdadam:1e-3", "adam:1e-3", "adamw:1e-3", "amsgrad:1e-3", "padam:1e-1", "sgd:1e-3", "radam:1e-3"),
+    *("adabelief:1e-3", "lion:1e-4", "schedulefree:2.5e-3", "prodigy:1"),
+)
 
 
 def run(task: Problem, arm: str, epochs: int, seed: int) -> pd.DataFrame:
@@ -128,7 +132,7 @@ def compare(runs: pd.DataFrame, name: str, epochs: int) -> list[dict[str, object
     target = final(tuned, "iterate")
     arms = [(tuned, "iterate"), (tuned_average, "average")]
     arms += [
-        (a, c) for a in sorted(set(report["arm"]) - {tuned, tuned_average}) for c in ("iterate", "average")
+        (a, c) for a in sorted(set(report["arm"])) if a.startswith("asgd") for c in ("iterate", "average")
     ]
     rows = []
     for arm, column in arms:
@@ -189,6 +193,20 @@ def regret(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def defaults(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every optimizer at its default rate, on the seeds that all were run on."""
+    last = finals(runs[(runs["seed"] < FOR_CHOOSING) & runs["arm"].isin(DEFAULTS)])
+    tables = []
+    for (name, epochs), group in last.groupby(["problem", "epochs"]):
+        if group["arm"].nunique() < len(DEFAULTS):
+            continue
+        seeds = set.intersection(*(set(g["seed"]) for _, g in group.groupby("arm")))
+        means = group[group["seed"].isin(seeds)].groupby("arm")[["iterate", "average"]].mean()
+        means = means.loc[means.min(axis=1).sort_values().index].reset_index()
+        tables.append(means.assign(problem=name, epochs=epochs, seeds=len(seeds)))
+    return pd.concat(tables) if tables else pd.DataFrame()
+
+
 def markdown(rows: list[dict[str, object]]) -> str:
     def cell(value: object) -> str:
         return f"{value:.5g}" if isinstance(value, float) else str(value)
@@ -205,7 +223,7 @@ def write_table(runs: pd.DataFrame) -> None:
         for epochs in sorted(runs["epochs"].unique())
         for row in compare(runs, name, epochs)
     ]
-    table = regret(runs)
+    table, default = regret(runs), defaults(runs)
     parts = [
         "# Past the tie with tuned Adam",
         f"{runs['date'].max()}; {runs['machine'].iloc[-1]}. Lower is better everywhere. Differences are paired over seeds, "
@@ -217,6 +235,9 @@ def write_table(runs: pd.DataFrame) -> None:
         "## Sensitivity to the rate",
         "Distance to the best final of the seed, averaged over seeds: for the worst rate, and the mean over rates.",
         markdown(table.to_dict("records")) if len(table) else "-",
+        "## Default against default",
+        "Means over the seeds that all were run on; Schedule-Free's iterate is its own average.",
+        markdown(default.to_dict("records")) if len(default) else "-",
     ]
     TABLE.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(TABLE.read_text(encoding="utf-8"))

@@ -174,7 +174,7 @@ def perturbation_baselines(
         ``(n_genes, d)``: what is known of each gene without any perturbation, e.g. loadings of principal components of
         control cells.
     k
-        Neighbours of :func:`knn`-like prediction.
+        Neighbours of the ``knn`` baseline.
     alpha
         Ridge penalty relative to the variance of the embedding.
 
