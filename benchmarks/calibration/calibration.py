@@ -8,7 +8,7 @@ inside the central intervals of 50, 80 and 95 % is the coverage. "closed" counts
 must reach the level; "coverage" places ties at random and should equal it (see `mmopt.metrics.interval_coverage`).
 `bias` is the mean place of the counts among the draws less one half: positive if predictions are too low.
 
-Writes calibration.md and calibration.csv beside this file. The real data sets are not part of the repository.
+Writes calibration.md and calibration.csv beside this file, set by set; what is there of other sets is kept. The real data sets are not part of the repository.
 """
 
 import argparse
@@ -45,11 +45,6 @@ def load(name: str, folder: Path) -> tuple[mudata.MuData, str | None]:
     mdata = mudata.read_h5mu(folder / file)
     mm.pp.prepare(mdata, batch_key=batch_key)
     return mdata, batch_key
-
-
-def without(mdata: mudata.MuData, cells: np.ndarray) -> mudata.MuData:
-    """Copy of the cells of a mask, with those modalities that any of them has."""
-    return mdata[cells].copy()
 
 
 def predictions(model: "mm.models.TriVI", test: mudata.MuData) -> Iterator[dict[str, str | float]]:
@@ -91,48 +86,47 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    rows = []
+    file = args.out / "calibration.csv"
     for name in args.sets.split(","):
+        rows = []
         for seed in range(args.seeds):
             mdata, batch_key = load(name, args.data)
             test = np.zeros(mdata.n_obs, bool)
             test[np.random.default_rng(seed).permutation(mdata.n_obs)[: mdata.n_obs // 5]] = True
             model = mm.tl.integrate(
-                without(mdata, ~test), batch_key=batch_key, random_state=seed, progress_bar=False
+                mdata[~test].copy(), batch_key=batch_key, random_state=seed, progress_bar=False
             )
-            for row in predictions(model, without(mdata, test)):
-                rows.append({"set": name, "seed": seed, **row})
-                print(
-                    {k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True
-                )
-    table = pd.DataFrame(rows)
-    table.round(4).to_csv(args.out / "calibration.csv", index=False)
-    keys = ["set", "modality", "given"]
-    mean = table.groupby(keys, sort=False).mean(numeric_only=True)
+            rows += [{"set": name, "seed": seed, **row} for row in predictions(model, mdata[test].copy())]
+        table = pd.DataFrame(rows).round(4)
+        if file.exists():
+            before = pd.read_csv(file)
+            table = pd.concat([before[before["set"] != name], table])
+        table.to_csv(file, index=False)
+        report(table, args.out / "calibration.md")
+
+
+def report(table: pd.DataFrame, file: Path) -> None:
+    mean = table.groupby(["set", "modality", "given"], sort=False).mean(numeric_only=True)
     lines = [
         "# Coverage of predictive intervals, held-out cells\n",
         f"{datetime.date.today()}; {platform.machine()}, Python {platform.python_version()}, torch {version('torch')}, "
-        f"scvi-tools {version('scvi-tools')}; mean of {args.seeds} seeds (split and fit). In percent; the aim is the level "
-        "within 5 points. Made by calibration.py, which says what the columns mean.\n",
+        f"scvi-tools {version('scvi-tools')}; seeds (of split and fit): {table['seed'].nunique()}. In percent; the aim is "
+        "the level within 5 points. Made by calibration.py, which says what the columns mean.\n",
         "| set | modality | given | cells | 50 % | 80 % | 95 % | bias | closed 50 | closed 80 | closed 95 |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    names = [f"{100 * level:g}" for level in LEVELS]
     for key, row in mean.iterrows():
-        shares = [f"{100 * row[f'coverage_{level:g}']:.0f}" for level in (50, 80, 95)]
-        closed = [f"{100 * row[f'closed_{level:g}']:.0f}" for level in (50, 80, 95)]
-        lines.append(
-            "| "
-            + " | ".join([*key, f"{row['n_cells']:.0f}", *shares, f"{100 * row['bias']:+.1f}", *closed])
-            + " |"
-        )
-    off = np.abs(mean[[f"coverage_{level:g}" for level in (50, 80, 95)]].to_numpy() - np.array(LEVELS))
-    predicted = ~mean.index.get_level_values("given").str.contains("itself")
+        shares = [f"{100 * row[f'{kind}_{n}']:.1f}" for kind in ("coverage", "closed") for n in names]
+        cells = [*key, f"{row['n_cells']:.0f}", *shares[:3], f"{100 * row['bias']:+.1f}", *shares[3:]]
+        lines.append("| " + " | ".join(cells) + " |")
+    off = np.abs(mean[[f"coverage_{n}" for n in names]].to_numpy() - np.array(LEVELS))
+    off = off[~mean.index.get_level_values("given").str.contains("itself")]
     lines.append(
-        f"\nOf {3 * predicted.sum()} coverages of predictions, {int((off[predicted] <= 0.05).sum())} are within 5 points; "
-        f"the farthest is {100 * off[predicted].max():.0f} points away.\n"
+        f"\nOf {off.size} coverages of predictions, {int((off <= 0.05).sum())} are within 5 points; the farthest is "
+        f"{100 * off.max():.1f} points away.\n"
     )
-    (args.out / "calibration.md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    file.write_text("\n".join(lines))
 
 
 if __name__ == "__main__":
