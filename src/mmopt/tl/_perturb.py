@@ -298,5 +298,4 @@ def _pseudotime(mdata: MuData, key: str | None) -> np.ndarray | None:
     ):
         return None
     values = pd.to_numeric(obs_column(mdata, key or _PSEUDOTIME), errors="coerce").to_numpy(dtype=float)
-    values[~np.isfinite(values)] = np.nan
-    return values
+    return np.where(np.isfinite(values), values, np.nan)
