@@ -119,6 +119,19 @@ class TestOrder:
         assert sum(reads) == 150
 
 
+def test_a_minibatch_does_not_copy_all_indices(make_mosaic):
+    """Files often have 64-bit row pointers and 32-bit indices; scipy copies one of them whenever rows are taken."""
+    mdata = make_mosaic()
+    x = mdata["atac"].X
+    x.indptr = x.indptr.astype(np.int64)
+    x.indices = x.indices.astype(np.int32)
+    taken = stored.counts(mdata["atac"], "atac", None, np.arange(40))
+    assert taken.indptr.dtype == taken.indices.dtype == np.int32
+    assert np.shares_memory(taken.indices, x.indices)
+    assert x.indptr.dtype == np.int64
+    np.testing.assert_array_equal(taken.toarray(), x.toarray())
+
+
 def test_the_model_is_the_same(on_disk, make_model, train, tmp_path):
     """Statistics, likelihood and embedding; training, in another order of cells, and going on from a checkpoint."""
     import mmopt

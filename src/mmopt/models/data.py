@@ -278,6 +278,12 @@ class MosaicSplitter(lightning.LightningDataModule):
             {m: ResidentRows(x, device) for m, x in counts.items()} if fits(counts, device) else {}
         )
 
+    def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
+        """Leave it where it is on a CPU, instead of asking every array of it to move there."""
+        return (
+            batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        )
+
     def train_dataloader(self) -> MosaicLoader:
         return self._loader(self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs)
 

@@ -21,7 +21,7 @@ from torch.nn.functional import embedding_bag
 
 from mmopt.models.sparse import Csr
 
-CHUNK = 8192  # peaks at a time where no gradient is asked for
+CHUNK = 4096  # peaks at a time, where not all are needed together
 FACTORIALS = 1024  # tabled; counts of fragments are small and lgamma is slow
 
 
@@ -114,16 +114,21 @@ class _Kernel(torch.autograd.Function):
 
         # by weight and bias together: one column more
         states = torch.cat([hidden, torch.ones_like(scale)], 1)
-        gradient = x.transposed_product(upstream[:, None] * states, len(weight))
         weighed = scale * states
-        expected = here * (ratio.T @ weighed)
-        if one_in == 1:
-            gradient.sub_(expected)
-        else:
+        off = here * (ratio.T @ weighed)
+        if one_in > 1:
             # all peaks by the line that touches exp(W h), and the drawn ones by how far they are from it
             weighed = weighed * (-top).exp()[:, None]
             constant, slope = weighed.sum(0), hidden.T @ weighed
-            gradient.sub_(torch.addmm(constant, weight, slope).mul_(profile))
-            off = expected.sub_(torch.addmm(constant, w, slope).mul_(here))
-            gradient.index_add_(0, chosen, off, alpha=-one_in)
-        return None, None, by_hidden, gradient[:, :-1], gradient[:, -1], None
+            off.sub_(torch.addmm(constant, w, slope).mul_(here))
+        by_weight, by_bias = torch.empty_like(weight), torch.empty_like(bias)
+        for at, seen in x.transposed_products(upstream[:, None] * states, len(weight), CHUNK):
+            if one_in > 1:
+                seen.sub_(torch.addmm(constant, weight[at], slope).mul_(profile[at]))
+            else:
+                seen.sub_(off[at])
+            by_weight[at], by_bias[at] = seen[:, :-1], seen[:, -1]
+        if one_in > 1:
+            by_weight.index_add_(0, chosen, off[:, :-1], alpha=-one_in)
+            by_bias.index_add_(0, chosen, off[:, -1], alpha=-one_in)
+        return None, None, by_hidden, by_weight, by_bias, None

@@ -1,5 +1,6 @@
 """Count matrices as they travel: the three arrays of a CSR matrix, made dense only where a layer needs it."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -62,13 +63,27 @@ class Csr(NamedTuple):
 
     def transposed_product(self, matrix: Tensor, n_features: int) -> Tensor:
         """Multiply the transposed rows by a rows × columns matrix."""
+        ((_, product),) = self.transposed_products(matrix, n_features, n_features)
+        return product
+
+    def transposed_products(
+        self, matrix: Tensor, n_features: int, chunk: int
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Give the same product ``chunk`` features at a time (on a CPU), small enough to be worked on in its cache."""
         if self.counts.device.type != "cpu":
             out = matrix.new_zeros(n_features, matrix.shape[1])
-            return out.index_add_(0, self.indices, self.counts[:, None] * matrix.index_select(0, self.rows))
+            out.index_add_(0, self.indices, self.counts[:, None] * matrix.index_select(0, self.rows))
+            yield slice(0, n_features), out
+            return
         values, indptr, indices = (t.detach().numpy() for t in (self.counts, self.indptr, self.indices))
         columns = sp.csr_matrix((values, indices, indptr), (len(indptr) - 1, n_features)).tocsc()
-        arrays = (torch.from_numpy(a) for a in (columns.data, columns.indptr, columns.indices))
-        return _bag(*arrays, matrix.contiguous())
+        values, indices = torch.from_numpy(columns.data), torch.from_numpy(columns.indices)
+        matrix = matrix.contiguous()
+        for start in range(0, n_features, chunk):
+            offsets = columns.indptr[start : start + chunk + 1]
+            here = slice(offsets[0], offsets[-1])
+            product = _bag(values[here], torch.from_numpy(offsets - offsets[0]), indices[here], matrix)
+            yield slice(start, start + len(product)), product
 
 
 def _bag(values: Tensor, indptr: Tensor, indices: Tensor, matrix: Tensor) -> Tensor:

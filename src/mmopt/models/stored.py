@@ -137,4 +137,12 @@ def counts(adata: AnnData, modality: str, layer: str | None, columns: np.ndarray
     x = sp.csr_matrix(_checks.counts(adata, modality, layer))
     x = x if as_they_are else x[:, columns]
     x.sort_indices()
+    return _of_one_index_type(x)
+
+
+def _of_one_index_type(x: sp.csr_matrix) -> sp.csr_matrix:
+    """Files often have ``indptr`` in 64 bits and ``indices`` in 32; scipy would then copy one of them for every minibatch."""
+    small = np.int32 if x.nnz < 2**31 else np.int64
+    if x.indptr.dtype != x.indices.dtype:  # of this object; the arrays it may share stay as they are
+        x.indptr, x.indices = x.indptr.astype(small, copy=False), x.indices.astype(small, copy=False)
     return x

@@ -97,12 +97,6 @@ class TriTrainingPlan(lightning.LightningModule):
         return min(1.0, (self.global_step + 1) / max(self.n_warmup, 1))
 
     # ------------------------------------------------------------------ steps
-    def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
-        """Leave it where it is on a CPU, instead of asking every array of it to move there."""
-        return (
-            batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
-        )
-
     def on_fit_start(self) -> None:
         self.n_warmup /= self.trainer.world_size  # processes that train together take so many steps fewer
 
