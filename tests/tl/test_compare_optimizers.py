@@ -274,3 +274,28 @@ def test_refuses_uneven_grids(toy_source, grid, message):
 def test_refuses_an_unknown_optimizer(toy_source):
     with pytest.raises(ValueError, match="asgdadam"):
         mm.tl.compare_optimizers(toy_source.copy(), ("adamm",), progress_bar=False)
+
+
+def test_the_last_iterate_is_judged_too(toy_source):
+    mdata = toy_source[toy_source.obs_names[:300]].copy()
+
+    def compare(**kwargs):
+        runs = mm.tl.compare_optimizers(
+            mdata, ("adam",), lr_grid=(1e-2,), seeds=(0, 1), max_epochs=5, accelerator="cpu", progress_bar=False, **kwargs
+        )  # fmt: skip
+        return runs, mdata.uns["optimizer_comparison"]["summary"].iloc[0]
+
+    averaged, summary = compare()
+    plain, _ = compare(plan_kwargs={"averaging": None})
+    # averaging changes what is judged, not the run; without it, both columns are the same thing
+    np.testing.assert_allclose(averaged["elbo_iterate"], plain["elbo"], rtol=1e-6)
+    np.testing.assert_allclose(plain["elbo_iterate"], plain["elbo"], rtol=1e-6)
+    assert (averaged["elbo"] != averaged["elbo_iterate"]).all()
+    assert summary["verdict_iterate"] == "reference"
+
+
+def test_iterates_have_a_verdict_of_their_own():
+    frame = made_up(adam=[1.0, 2.0, 3.0], other=[0.0, 1.0, 2.1])
+    frame["elbo_iterate"] = -frame["elbo"]
+    summary = summarise(frame).set_index("optimizer")
+    assert summary.loc["other", ["verdict", "verdict_iterate"]].tolist() == ["better", "worse"]

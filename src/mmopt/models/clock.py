@@ -1,18 +1,22 @@
-"""How long training took up to each evaluation."""
+"""What a comparison of optimizers notes of a run: the time up to each evaluation, and the bound of the last iterate."""
 
 import time
 
 import lightning.pytorch as lightning
 import torch
 
+from mmopt.models.training import TriTrainingPlan
+
 
 class Clock(lightning.Callback):
-    """Note the step and the seconds of training, evaluations not counted, at each evaluation.
+    """Note the step and the seconds of training, evaluations not counted, at each evaluation; and how the run ended.
 
     Attributes
     ----------
     steps, seconds
         One value per evaluation.
+    last_iterate
+        Held-out bound at the end, without any averaging of iterates.
     """
 
     def on_train_start(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
@@ -29,3 +33,6 @@ class Clock(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
         self._since = time.perf_counter()
+
+    def on_train_end(self, trainer: lightning.Trainer, plan: TriTrainingPlan) -> None:
+        self.last_iterate = plan.held_out_bound()

@@ -178,6 +178,15 @@ class TriTrainingPlan(lightning.LightningModule):
         if self.best:
             self.module.load_state_dict(self.best)
 
+    @torch.no_grad()
+    def held_out_bound(self) -> float:
+        """Return the negative bound per held-out cell at the parameters as they are: in training, the last iterate."""
+        self.module.eval()
+        self._sums["validation"] = {}
+        for index, batch in enumerate(self.trainer.val_dataloaders):
+            self.validation_step(self.trainer.strategy.batch_to_device(batch), index)
+        return self._means("validation")["elbo_validation"]
+
     # ------------------------------------------------------------------ what is written down
     @torch.no_grad()
     def _add(self, stage: str, batch: dict[str, Tensor], out: LossOutput) -> None:
@@ -194,6 +203,13 @@ class TriTrainingPlan(lightning.LightningModule):
         ``elbo`` (negative, per cell), ``reconstruction_loss`` and ``kl_local`` as there; ``nll_<modality>`` is per cell
         in which the modality was measured.
         """
+        means = self._means(stage)
+        n = int(means.pop("n"))
+        self.log_dict(means, prog_bar=False, batch_size=n, sync_dist=self.trainer.world_size > 1)
+        return means
+
+    def _means(self, stage: str) -> dict[str, float]:
+        """Return the means over what was added, and of how many cells."""
         sums = {k: float(v) for k, v in self._sums[stage].items()}
         if self.trainer.world_size > 1:  # the same means everywhere, so that all stop in the same epoch
             totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
@@ -201,7 +217,8 @@ class TriTrainingPlan(lightning.LightningModule):
             sums = dict(zip(sums, totals.tolist(), strict=True))
         n = sums["n_loss"]
         reconstruction = sum(v for k, v in sums.items() if k.startswith("nll_")) / n
-        means = {
+        return {
+            "n": n,
             f"{stage}_loss": sums["loss"] / n,
             f"elbo_{stage}": reconstruction + sums["kl"] / n,
             f"reconstruction_loss_{stage}": reconstruction,
@@ -211,8 +228,6 @@ class TriTrainingPlan(lightning.LightningModule):
             for k in sums
             if k.startswith("nll_")
         }
-        self.log_dict(means, prog_bar=False, batch_size=int(n), sync_dist=self.trainer.world_size > 1)
-        return means
 
     # ------------------------------------------------------------------ resuming
     def on_save_checkpoint(self, checkpoint: dict) -> None:
