@@ -70,3 +70,30 @@ def test_refusals():
         imputation_scores(np.zeros((2, 3)), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="predicted has 1 NaN or infinite values"):
         imputation_scores([[np.nan, 1.0]], [[1.0, 1.0]])
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(float, (6, 3), elements=st.floats(-5, 5)), st.data())
+def test_what_was_not_measured_does_not_count(observed, data):
+    predicted = observed + np.linspace(-1, 1, 18).reshape(6, 3) ** 2
+    measured = np.ones((6, 3), bool)
+    measured[data.draw(st.integers(0, 3)) :, 1] = False
+    scores = imputation_scores(predicted, np.where(measured, observed, 1e3), measured)
+    assert scores == pytest.approx(imputation_scores(predicted, observed, measured), nan_ok=True)
+    errors = (predicted - observed)[measured]
+    assert scores["mae"] == pytest.approx(np.abs(errors).mean())
+    assert scores["mse"] == pytest.approx((errors**2).mean())
+
+
+def test_a_feature_measured_in_some_cells_is_scored_on_them():
+    rng = np.random.default_rng(0)
+    predicted, observed = rng.normal(size=(2, 20, 1))
+    measured = np.arange(20)[:, None] < 12
+    some, alone = (
+        imputation_scores(predicted, observed, measured),
+        imputation_scores(predicted[:12], observed[:12]),
+    )
+    assert some == pytest.approx(alone)
+    assert imputation_scores(predicted, observed, np.ones((20, 1))) == imputation_scores(predicted, observed)
+    with pytest.raises(ValueError, match="True somewhere"):
+        imputation_scores(predicted, observed, np.zeros((20, 1)))

@@ -2,11 +2,15 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
+from mmopt.models import TriVI
+from mmopt.models.data import read
 from mmopt.optim import available_rivals
 from mmopt.tl._compare_optimizers import summarise, with_target
+from mmopt.tl._held_out import baseline_scores, held_out_scores
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +303,24 @@ def test_iterates_have_a_verdict_of_their_own():
     frame["elbo_iterate"] = -frame["elbo"]
     summary = summarise(frame).set_index("optimizer")
     assert summary.loc["other", ["verdict", "verdict_iterate"]].tolist() == ["better", "worse"]
+
+
+def test_proteins_outside_a_panel_are_not_scored(toy_source):
+    """What a batch did not measure is stored as zeros; neither model nor baseline may gain or lose by them."""
+    mdata = toy_source[toy_source.obs_names[:300]].copy()
+    prot, donor = mdata["prot"], mdata.obs["donor"].loc[mdata["prot"].obs_names].to_numpy()
+    x = prot.X.toarray()
+    x[np.ix_(donor == np.unique(donor)[0], np.arange(x.shape[1]) < x.shape[1] // 2)] = 0
+    prot.X = sp.csr_matrix(x)
+    TriVI.setup_mudata(mdata, batch_key="donor")
+    model = TriVI(mdata)
+    model.train(2, accelerator="cpu", progress_bar=False)
+    mosaic = read(model.adata_manager)
+    held_out = np.arange(0, 300, 5)
+    scored = baseline_scores(model, mosaic, held_out, None, 0), held_out_scores(model, mosaic, held_out, None)
+    assert not model.module.measured_prot.all()
+    model.module.measured_prot.fill_(True)
+    fooled = baseline_scores(model, mosaic, held_out, None, 0), held_out_scores(model, mosaic, held_out, None)
+    # zeros of absent proteins are easy for a baseline that learns which donor has them
+    assert fooled[0]["baseline_pearson_prot"] > scored[0]["baseline_pearson_prot"] + 0.05
+    assert fooled[1]["mse_prot"] > 1.2 * scored[1]["mse_prot"]

@@ -2,13 +2,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-def imputation_scores(predicted: ArrayLike, observed: ArrayLike) -> dict[str, float]:
+def imputation_scores(
+    predicted: ArrayLike, observed: ArrayLike, measured: ArrayLike | None = None
+) -> dict[str, float]:
     """Score imputed values against those observed, both on the same scale (log1p of the counts is usual).
 
     Parameters
     ----------
     predicted, observed
         ``(n_cells, n_features)`` each. Nothing is transformed here.
+    measured
+        Which entries count, of the same shape: False where a cell's antibody panel lacks the protein. All of them if not
+        given. A feature that counts nowhere is left out.
 
     Returns
     -------
@@ -23,7 +28,7 @@ def imputation_scores(predicted: ArrayLike, observed: ArrayLike) -> dict[str, fl
     Raises
     ------
     ValueError
-        Shapes that differ, or values that are not finite.
+        Shapes that differ, values that are not finite, or nothing measured.
 
     Examples
     --------
@@ -40,11 +45,21 @@ def imputation_scores(predicted: ArrayLike, observed: ArrayLike) -> dict[str, fl
         if bad:
             raise ValueError(f"{name} has {bad} NaN or infinite values")
 
-    error = predicted - observed
-    mse = float(np.mean(error**2))
-    p, o = predicted - predicted.mean(0), observed - observed.mean(0)
+    weight = np.ones(observed.shape) if measured is None else np.asarray(measured, dtype=float)
+    if weight.shape != observed.shape or not weight.any():
+        raise ValueError(
+            f"measured {weight.shape} must have the shape {observed.shape} and be True somewhere"
+        )
+    predicted, observed, weight = (x[:, weight.any(0)] for x in (predicted, observed, weight))
+
+    def centred(x: np.ndarray) -> np.ndarray:
+        return weight * (x - (weight * x).sum(0) / weight.sum(0))
+
+    error = weight * (predicted - observed)
+    mse = float(np.sum(error**2) / weight.sum())
+    p, o = centred(predicted), centred(observed)
     total = float(np.sum(o**2))
-    varies = (np.ptp(predicted, axis=0) > 0) & (np.ptp(observed, axis=0) > 0)
+    varies = (_range(predicted, weight) > 0) & (_range(observed, weight) > 0)
     correlation = np.zeros(observed.shape[1])
     p, o = p[:, varies], o[:, varies]
     correlation[varies] = (p * o).sum(0) / (np.linalg.norm(p, axis=0) * np.linalg.norm(o, axis=0))
@@ -52,6 +67,11 @@ def imputation_scores(predicted: ArrayLike, observed: ArrayLike) -> dict[str, fl
         "r2": 1 - float(np.sum(error**2)) / total if total > 0 else float("nan"),
         "rmse": mse**0.5,
         "mse": mse,
-        "mae": float(np.mean(np.abs(error))),
+        "mae": float(np.abs(error).sum() / weight.sum()),
         "pearson": float(np.median(correlation)),
     }
+
+
+def _range(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Largest less smallest of the values that count, by feature."""
+    return np.where(weight > 0, x, -np.inf).max(0) - np.where(weight > 0, x, np.inf).min(0)

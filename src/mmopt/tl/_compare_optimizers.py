@@ -163,7 +163,7 @@ def compare_optimizers(
         mosaic = read(model.adata_manager)
         held_out = held_out_cells(mosaic.present, train_size, np.random.default_rng(derived(seed)))
         if seed not in baselines:
-            baselines[seed] = baseline_scores(mosaic, held_out, labels, seed)
+            baselines[seed] = baseline_scores(model, mosaic, held_out, labels, seed)
         kind, arguments = settings[name]
         row = {"optimizer": name, "lr": lr, "seed": seed, "status": "ok", "implementation": kind}
         clock, start = Clock(), time.perf_counter()

@@ -18,12 +18,13 @@ def held_out_scores(
     for m, cells in _imputable(mosaic, held_out).items():
         others = [o for o in model.modalities if o != m]
         predicted = np.log1p(model.get_normalized(m, given=others, indices=cells))
-        scores |= _named(metrics.imputation_scores(predicted, _log_counts(mosaic, m, cells)), m)
+        observed, measured = _log_counts(mosaic, m, cells), _measured(model, mosaic, m)[mosaic.batch[cells]]
+        scores |= _named(metrics.imputation_scores(predicted, observed, measured), m)
     return scores
 
 
 def baseline_scores(
-    mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None, seed: int
+    model: TriVI, mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None, seed: int
 ) -> dict[str, float]:
     """Return the same scores of PCA of every modality side by side, and of ridge regression on it."""
 
@@ -38,8 +39,16 @@ def baseline_scores(
     for m, cells in _imputable(mosaic, held_out).items():
         x = embedding([o for o in mosaic.counts if o != m])
         train = np.setdiff1d(_having(mosaic, m), held_out)
-        predicted = metrics.ridge_imputation(x[train], _log_counts(mosaic, m, train), x[cells])
-        scores |= _named(metrics.imputation_scores(predicted, _log_counts(mosaic, m, cells)), m)
+        observed, of_train = _log_counts(mosaic, m, cells), _log_counts(mosaic, m, train)
+        predicted = np.zeros(observed.shape)
+        batches = _measured(model, mosaic, m)
+        for panel in np.unique(batches, axis=1).T:  # features that the same batches have
+            same, having = (batches == panel[:, None]).all(0), panel[mosaic.batch[train]]
+            if having.any():
+                x_known, y_known = x[train[having]], of_train[having][:, same]
+                predicted[:, same] = metrics.ridge_imputation(x_known, y_known, x[cells])
+        measured = _measured(model, mosaic, m)[mosaic.batch[cells]]
+        scores |= _named(metrics.imputation_scores(predicted, observed, measured), m)
     return {f"baseline_{k}": v for k, v in scores.items()}
 
 
@@ -61,6 +70,12 @@ def _having(mosaic: Mosaic, modality: str) -> np.ndarray:
 def _imputable(mosaic: Mosaic, held_out: np.ndarray) -> dict[str, np.ndarray]:
     cells = {m: np.intersect1d(_having(mosaic, m), held_out) for m in mosaic.counts}
     return {m: c for m, c in cells.items() if len(c) > 1}
+
+
+def _measured(model: TriVI, mosaic: Mosaic, modality: str) -> np.ndarray:
+    """Which batch measured which feature (batches × features); of protein, those of its panel."""
+    measured = getattr(model.module, f"measured_{modality}").cpu().numpy()
+    return np.broadcast_to(measured, (len(measured), mosaic.counts[modality].shape[1]))
 
 
 def _log_counts(mosaic: Mosaic, modality: str, cells: np.ndarray) -> np.ndarray:
