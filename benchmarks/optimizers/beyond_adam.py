@@ -56,7 +56,12 @@ def run(task: Problem, arm: str, epochs: int, seed: int) -> pd.DataFrame:
         for epoch in range(epochs):
             for batch in task.epoch(epoch):
                 start = time.process_time()
-                loss = task.loss(batch, (step + 1) / n_steps)
+                try:
+                    loss = task.loss(batch, (step + 1) / n_steps)
+                except ValueError:  # torch's distributions refuse parameters that are NaN: the run broke
+                    lost = {"step": n_steps, "seconds": spent, "iterate": np.inf, "average": np.inf}
+                    rows.append({**lost, "rate": float(rate)})
+                    return pd.DataFrame(rows).assign(arm=arm, epochs=epochs, seed=seed, n_steps=n_steps)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(parameters, CLIP)
