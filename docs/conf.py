@@ -1,13 +1,14 @@
 """Sphinx configuration. A build needs no network: links to other projects' pages are made on Read the Docs only."""
 
 import os
+import shutil
 import sys
 from importlib import import_module
 from importlib.metadata import version as installed
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # for results.py
+sys.path.insert(0, str(HERE))  # for results.py and what it imports
 
 import results  # noqa: E402
 
@@ -21,11 +22,15 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "sphinxcontrib.bibtex",
 ]
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
 exclude_patterns = ["_build", "generated/include"]
 templates_path = ["_templates"]
 nb_execution_mode = "off"  # the tests run the code of the pages
 myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
 
 autosummary_generate = True
 autodoc_typehints_format = "short"
@@ -127,3 +132,7 @@ def setup(app):
     app.connect("autodoc-skip-member", skip_foreign)
     app.connect("missing-reference", resolve_private)
     results.write(HERE.parent / "benchmarks", HERE / "generated")
+    shutil.rmtree(HERE / "tutorials", ignore_errors=True)
+    (HERE / "tutorials").mkdir()
+    for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):  # executed there: see tutorials/execute.py
+        shutil.copy(notebook, HERE / "tutorials")

@@ -6,9 +6,11 @@ Writes Markdown to ``generated/include`` (for ``{include}``) and figures to ``ge
 import shutil
 from pathlib import Path
 
+import layers
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import peers
 
 NAMES = {
     "adam": "Adam",
@@ -40,7 +42,16 @@ def write(benchmarks: Path, out: Path) -> None:
     (include / "published_metrics.md").write_text(published(tables), encoding="utf-8")
     (include / "published_fair.md").write_text(fair(tables), encoding="utf-8")
     draw(tables, figures)
-    (include / "measurements.md").write_text(measurements(benchmarks / "optimizers"), encoding="utf-8")
+    pages = sorted((benchmarks / "optimizers").glob("*.md"))
+    (include / "measurements.md").write_text("\n\n".join(map(demoted, pages)), encoding="utf-8")
+    for page in (
+        benchmarks / "scale.md",
+        benchmarks / "speed.md",
+        benchmarks / "calibration" / "calibration.md",
+    ):
+        (include / page.name).write_text(demoted(page), encoding="utf-8")
+    (include / "peers.md").write_text(peers.page(benchmarks / "integration.md"), encoding="utf-8")
+    layers.draw(benchmarks.parent / "pyproject.toml", figures / "layers.svg")
 
 
 def table(rows: pd.DataFrame) -> str:
@@ -159,11 +170,7 @@ def draw(tables: dict[str, pd.DataFrame], folder: Path) -> None:
         figure.savefig(folder / f"published_{data}.png", dpi=200)
 
 
-def measurements(folder: Path) -> str:
-    """All result pages of ``benchmarks/optimizers``, their headings one level down."""
-    pages = sorted(folder.glob("*.md"))
-    texts = [page.read_text(encoding="utf-8") for page in pages]
-    return "\n\n".join(
-        "\n".join("#" + line if line.startswith("#") else line for line in text.splitlines())
-        for text in texts
-    )
+def demoted(page: Path) -> str:
+    """Return a result page with its headings one level down, as a part of a page of the documentation."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return "\n".join("#" + line if line.startswith("#") else line for line in lines)

@@ -1,0 +1,73 @@
+"""The tutorials run, in one kernel and with short training, and the notebooks beside them are theirs."""
+
+import importlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import jupyter_client
+import nbclient
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "tutorials"
+NAMES = sorted(page.stem for page in FOLDER.glob("*.md"))
+each = pytest.mark.parametrize("name", NAMES)
+
+# whatever trains does so for two epochs; nothing else of the tutorials is changed
+BRIEFLY = """
+import warnings
+import lightning.pytorch
+import matplotlib
+warnings.filterwarnings("ignore")
+_whole = lightning.pytorch.Trainer.__init__
+def _brief(self, *args, max_epochs=None, **kwargs):
+    _whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
+lightning.pytorch.Trainer.__init__ = _brief
+"""
+
+
+@pytest.fixture(scope="module")
+def execute():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield importlib.import_module("execute")
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """One kernel for all: what costs most is the import of torch and scvi-tools."""
+    manager = jupyter_client.KernelManager(kernel_name="python3")
+    manager.start_kernel(env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+    first = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BRIEFLY)])
+    nbclient.NotebookClient(first, km=manager, timeout=300).execute(cleanup_kc=False)
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+@each
+def test_a_tutorial_runs(name, execute, kernel, tmp_path):
+    notebook = execute.source(name)
+    folder = nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(tmp_path)!r})")
+    notebook.cells.insert(0, folder)
+    nbclient.NotebookClient(notebook, km=kernel, timeout=300).execute(cleanup_kc=False)
+
+
+@each
+def test_the_notebook_is_that_of_the_text(name, execute):
+    text, notebook = execute.source(name), nbformat.read(FOLDER / f"{name}.ipynb", 4)
+    assert [(c.cell_type, c.source) for c in text.cells] == [(c.cell_type, c.source) for c in notebook.cells]
+    kept = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    assert any("image/png" in o.get("data", {}) for o in kept)
+    assert not any(o.output_type == "error" for o in kept)
+    stored = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    assert len(stored) < 900_000
+    assert not re.search(r"/(home|root|tmp|Users|work)/", stored)
+
+
+def test_every_tutorial_is_on_the_page():
+    page = (FOLDER.parent / "docs" / "tutorials.md").read_text(encoding="utf-8")
+    assert set(NAMES) == set(re.findall(r"^tutorials/(\w+)$", page, re.M))
