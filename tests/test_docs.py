@@ -52,7 +52,7 @@ def test_the_code_of_a_page_runs_as_printed(page, briefly):
 
 
 def test_these_pages_have_code():
-    assert set(CODE) >= {"landscape", "optimizers", "published_comparison"}
+    assert set(CODE) >= {"faq", "landscape", "model", "optimizers", "published_comparison", "scale"}
 
 
 @pytest.mark.parametrize("package", ["curvature", "datasets", "metrics", "models", "optim", "pl", "pp", "tl"])
@@ -63,19 +63,31 @@ def test_the_reference_lists_all_that_is_public(package):
     assert sorted(listed) == sorted(public)
 
 
+def test_every_plot_is_in_the_gallery_with_its_picture():
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    figures = re.findall(r"```\{figure\} (\S+)\n(.*?)```", text, re.S)
+    shown = {name for _, body in figures for name in re.findall(r"mm\.pl\.(\w+)\(", body)}
+    assert shown == set(importlib.import_module("mmopt.pl").__all__)
+    assert all((DOCS / picture).stat().st_size < 400_000 for picture, _ in figures)
+
+
 def test_the_address_in_warnings_is_that_of_a_page():
     assert (DOCS / DOCUMENTATION.rpartition("/")[2].replace(".html", ".md")).is_file()
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def drawing():
     sys.path.insert(0, str(DOCS))
     try:
-        results = importlib.import_module("results")
+        yield importlib.import_module("layers")
     finally:
         sys.path.remove(str(DOCS))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, drawing):
     out = tmp_path_factory.mktemp("generated")
-    results.write(DOCS.parent / "benchmarks", out)
+    importlib.import_module("results").write(DOCS.parent / "benchmarks", out)
     return out
 
 
@@ -96,11 +108,42 @@ def test_tables_hold_the_results(made):
 
 def test_there_is_a_figure_for_every_data_set(made):
     data = pd.read_csv(DOCS.parent / "benchmarks" / "published_comparison" / "runs.csv")["data"].unique()
-    assert {f"published_{name}.png" for name in data} == {f.name for f in (made / "figures").iterdir()}
+    expected = {f"published_{name}.png" for name in data} | {"layers.svg"}
+    assert expected == {f.name for f in (made / "figures").iterdir()}
 
 
 def test_every_measurement_is_on_its_page(made):
-    text = (made / "include" / "measurements.md").read_text(encoding="utf-8")
-    for page in (DOCS.parent / "benchmarks" / "optimizers").glob("*.md"):
-        title = page.read_text(encoding="utf-8").splitlines()[0]
-        assert f"#{title}" in text.splitlines()
+    folder = DOCS.parent / "benchmarks"
+    parts = {"measurements": folder / "optimizers", "calibration": folder / "calibration"}
+    pages = [(name, page) for name, place in parts.items() for page in place.glob("*.md")]
+    for name, page in [*pages, ("scale", folder / "scale.md"), ("speed", folder / "speed.md")]:
+        text = (made / "include" / f"{name}.md").read_text(encoding="utf-8")
+        assert "#" + page.read_text(encoding="utf-8").splitlines()[0] in text.splitlines()
+
+
+def test_the_comparison_says_where_others_are_better(made):
+    source = (DOCS.parent / "benchmarks" / "integration.md").read_text(encoding="utf-8")
+    page = (made / "include" / "peers.md").read_text(encoding="utf-8")
+    for section in source.split("\n## ")[1:]:
+        rows = [[c.strip() for c in r.strip("| ").split("|")] for r in section.splitlines() if r[:2] == "| "]
+        if not rows or not section.startswith(("Embedding", "Protein", "Peaks")):
+            continue
+        told = page.split("## " + section.splitlines()[0])[1].split("\n## ")[0]
+        behind = re.search("Worse than the best other method by more than noise: (.*)", told)[1]
+        noise = 0.03 if section.startswith("Embedding") else 0.02
+        for i, name in enumerate(rows[0][1:], 1):
+            *others, ours = (float(r[i].split()[0]) for r in rows[1:] if r[i][0].isdigit() or r[i][0] == "-")
+            assert (f"{name} (" in behind) == (ours - max(others) <= -noise)
+            assert f"**{next(r[i] for r in rows[1:] if r[i].startswith(f'{max(*others, ours):.3f}'))}**" in told
+
+
+def test_the_picture_of_the_layers_is_that_of_the_imports(drawing):
+    rows = drawing.layers(DOCS.parent / "pyproject.toml")
+    order = {name: i for i, row in enumerate(rows) for name in row}
+    packages = {p.stem for p in (DOCS.parent / "src" / "mmopt").iterdir() if p.stem not in ("__init__", "py")}
+    packages = {p for p in packages if not p.startswith("__pycache__")}
+    assert set(order) == packages
+    found = drawing.imports(list(order))
+    assert ("tl", "models") in found
+    assert ("models", "optim") in found
+    assert all(order[a] < order[b] for a, b in found)

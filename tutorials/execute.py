@@ -20,6 +20,8 @@ FOLDER = Path(__file__).parent
 # where a warning comes from differs by machine; of other streams (progress, other libraries) nothing is kept
 OWN_WARNING = re.compile(r"^\S*ipykernel\S*: (\w*Warning: .*)$", re.M)
 
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
 
 def source(name: str) -> nbformat.NotebookNode:
     """Return the notebook that a Markdown file stands for, without outputs."""
@@ -47,6 +49,8 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
                 output.text = "\n".join(said) + "\n"
             if "image/png" in output.get("data", {}):
                 output.data |= {"text/plain": "<figure>", "image/png": smaller(output.data["image/png"])}
+            if "text" in output:
+                output.text = ANSI.sub("", output.text)
             kept.append(output)
         cell.outputs = kept
 
