@@ -119,7 +119,7 @@ def main() -> None:
     keep(fig, "landscape_surface", 150)
     keep(mm.pl.loss_curves(mdata, return_fig=True), "loss_curves")
     keep(mm.pl.modality_weights(mdata, "cell_type", return_fig=True), "modality_weights")
-    keep(mm.pl.perturbation(mdata, "GATA1_knockout", return_fig=True), "perturbation")
+    keep(mm.pl.perturbation(mdata, "GATA1_knockout", group="MEP", return_fig=True), "perturbation")
     keep(mm.pl.screen(mdata, return_fig=True), "screen")
     keep(mm.pl.optimizer_comparison(comparison(), return_fig=True), "optimizer_comparison")
     keep(embedding(mdata), "embedding")
