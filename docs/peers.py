@@ -6,14 +6,14 @@ from pathlib import Path
 OURS = "mmopt"
 NAMES = {
     "pca_rna": "PCA of the RNA",
-    "pca_concat": "PCA of each modality, side by side",
-    "wnn": "WNN (muon)",
+    "pca_concat": "PCA, side by side",
+    "wnn": "WNN",
     "totalvi": "TOTALVI",
     "mofa": "MOFA+",
     "scmidas": "scmidas",
     "multivi": "MULTIVI",
-    "mean": "mean of the feature",
-    "depth": "depth of the cell alone",
+    "mean": "mean",
+    "depth": "depth alone",
     "ridge": "ridge regression",
     "knn": "nearest neighbours",
     OURS: "**mmopt**",
@@ -61,12 +61,15 @@ def verdict(sets: list[str], rows: dict[str, list[str]], noise: float) -> str:
 def page(path: Path) -> str:
     """Markdown of all tables, each with its verdict."""
     head = path.read_text(encoding="utf-8").split("\n## ")[0].split("\n", 1)[1].strip()
-    parts = [head.replace("Made by integration.py, which says what is scored.", ""), ""]
+    head = head.replace("Made by integration.py, which says what is scored.", "")
+    seeds = "Mean ± half the range of two seeds, or one seed, unless a number in brackets says more."
+    parts = [re.sub(r"Mean ± half the range of the seeds, and their number\.", seeds, head), ""]
     for title, (sets, rows) in tables(path).items():
         noise = next((n for start, n in NOISE.items() if title.startswith(start)), None)
         best = [max((v for r in rows.values() if (v := value(r[i])) is not None)) for i in range(len(sets))]
         parts += [f"## {title}\n", "| method | " + " | ".join(sets) + " |", "|---" + "|--:" * len(sets) + "|"]
         for method, cells in rows.items():
+            cells = [re.sub(r" \([12]\)$", "", c) for c in cells]
             shown = [f"**{c}**" if noise and value(c) == b else c for c, b in zip(cells, best, strict=True)]
             parts.append(f"| {NAMES.get(method, method)} | " + " | ".join(shown) + " |")
         parts += ["", verdict(sets, rows, noise) if noise else ""]

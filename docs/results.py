@@ -49,7 +49,7 @@ def write(benchmarks: Path, out: Path) -> None:
         benchmarks / "speed.md",
         benchmarks / "calibration" / "calibration.md",
     ):
-        (include / page.name).write_text(demoted(page), encoding="utf-8")
+        (include / page.name).write_text(demoted(page, 2), encoding="utf-8")
     (include / "peers.md").write_text(peers.page(benchmarks / "integration.md"), encoding="utf-8")
     layers.draw(benchmarks.parent / "pyproject.toml", figures / "layers.svg")
 
@@ -170,7 +170,7 @@ def draw(tables: dict[str, pd.DataFrame], folder: Path) -> None:
         figure.savefig(folder / f"published_{data}.png", dpi=200)
 
 
-def demoted(page: Path) -> str:
-    """Return a result page with its headings one level down, as a part of a page of the documentation."""
+def demoted(page: Path, by: int = 1) -> str:
+    """Return a result page with its headings some levels down, as a part of a page of the documentation."""
     lines = page.read_text(encoding="utf-8").splitlines()
-    return "\n".join("#" + line if line.startswith("#") else line for line in lines)
+    return "\n".join("#" * by + line if line.startswith("#") else line for line in lines)
