@@ -4,6 +4,7 @@ Weighted neighbours before and muon's plots after are in ``tutorials/scanpy_and_
 ``docs/optimizers.md``; both are run too.
 """
 
+import matplotlib.pyplot as plt
 import mudata
 import muon
 import numpy as np
@@ -12,6 +13,13 @@ import pytest
 import scanpy as sc
 
 import mmopt as mm
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    """Some of these packages change matplotlib's settings when they are imported."""
+    with plt.rc_context():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +70,7 @@ def test_scib_metrics_of_our_embedding(integrated):
 def test_distances_between_perturbations_as_others_compute_them(regulated):
     """Moved cells are counts-like arrays: the energy distance of pertpy's definition is that of ours."""
     mdata = regulated[0]
-    x = np.log1p(mdata["rna"].X.toarray())
+    x = np.log1p(mdata["rna"].X.toarray().astype(float))
     first, second = x[:80], x[80:160] + 0.1
     within = [np.linalg.norm(a[:, None] - a[None], axis=-1) for a in (first, second)]
     between = np.linalg.norm(first[:, None] - second[None], axis=-1).mean()

@@ -21,11 +21,13 @@ import warnings
 import lightning.pytorch
 import matplotlib
 warnings.filterwarnings("ignore")
-_whole = lightning.pytorch.Trainer.__init__
-def _brief(self, *args, max_epochs=None, **kwargs):
+def _brief(self, *args, max_epochs=None, _whole=lightning.pytorch.Trainer.__init__, **kwargs):
     _whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
 lightning.pytorch.Trainer.__init__ = _brief
 """
+
+# numba compiles muon's weighted neighbours at each start; without optimisation that takes half as long
+ENVIRONMENT = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "NUMBA_OPT": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def execute():
 def kernel(tmp_path_factory):
     """One kernel for all: what costs most is the import of torch and scvi-tools."""
     manager = jupyter_client.KernelManager(kernel_name="python3")
-    manager.start_kernel(env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+    manager.start_kernel(env=os.environ | ENVIRONMENT)
     first = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(BRIEFLY)])
     nbclient.NotebookClient(first, km=manager, timeout=300).execute(cleanup_kc=False)
     yield manager

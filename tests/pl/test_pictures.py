@@ -108,20 +108,25 @@ def mdata():
     return tables()
 
 
+def draw(name: str, mdata: MuData, path: Path) -> None:
+    """Draw under matplotlib's own settings, whatever other packages made of them when they were imported."""
+    with plt.rc_context():
+        matplotlib.rcdefaults()
+        fig = getattr(mm.pl, name)(mdata, **PLOTS[name], return_fig=True)
+        fig.savefig(path, dpi=DPI)
+        plt.close(fig)
+
+
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_plot_looks_as_it_did(name, mdata, tmp_path):
-    fig = getattr(mm.pl, name)(mdata, **PLOTS[name], return_fig=True)
-    fig.savefig(tmp_path / f"{name}.png", dpi=DPI)
-    plt.close(fig)
+    draw(name, mdata, tmp_path / f"{name}.png")
     assert compare_images(BASELINES / f"{name}.png", tmp_path / f"{name}.png", TOLERANCE) is None
 
 
 def test_a_changed_plot_would_be_seen(mdata, tmp_path):
     other = mdata.copy()
     other.uns["landscape"]["loss"] = other.uns["landscape"]["loss"][::-1]
-    fig = mm.pl.landscape(other, return_fig=True)
-    fig.savefig(tmp_path / "changed.png", dpi=DPI)
-    plt.close(fig)
+    draw("landscape", other, tmp_path / "changed.png")
     assert compare_images(BASELINES / "landscape.png", tmp_path / "changed.png", TOLERANCE) is not None
 
 
@@ -129,4 +134,4 @@ if __name__ == "__main__":
     data = tables()
     BASELINES.mkdir(exist_ok=True)
     for plot in sys.argv[1:] or PLOTS:
-        getattr(mm.pl, plot)(data, **PLOTS[plot], return_fig=True).savefig(BASELINES / f"{plot}.png", dpi=DPI)
+        draw(plot, data, BASELINES / f"{plot}.png")
