@@ -89,7 +89,9 @@ def imputation() -> plt.Figure:
         x = np.arange(len(order))
         ax.fill_between(x, low, high, color=PALETTE[5], alpha=0.35, linewidth=0, label="90 % interval")
         ax.plot(x, mean, color=PALETTE[0], label="expected from RNA")
-        ax.scatter(x, np.log1p(truth[order, j]), s=4, color=PALETTE[1], linewidths=0, label="measured, hidden")
+        ax.scatter(
+            x, np.log1p(truth[order, j]), s=4, color=PALETTE[1], linewidths=0, label="measured, hidden"
+        )
         ax.set(xlabel="Hidden cells, by expected count", ylabel=f"log1p counts of {kept.var_names[j]}")
         ax.legend()
     return fig

@@ -49,7 +49,9 @@ def test_networks_of_decoupler_as_priors(regulated):
     net = net.assign(source=net["source"].map(genes), target=net["target"].map(genes))
     mm.tl.regulons(mdata, prior=net, n_boot=5)
     edges = mdata.uns["regulons"]["edges"]
-    assert set(edges.loc[edges["evidence"].astype(str).str.startswith("prior"), "source"]) <= set(net["source"])
+    assert set(edges.loc[edges["evidence"].astype(str).str.startswith("prior"), "source"]) <= set(
+        net["source"]
+    )
 
     rna = mdata["rna"].copy()
     sc.pp.normalize_total(rna)
