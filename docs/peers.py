@@ -62,15 +62,19 @@ def page(path: Path) -> str:
     """Markdown of all tables, each with its verdict."""
     head = path.read_text(encoding="utf-8").split("\n## ")[0].split("\n", 1)[1].strip()
     head = head.replace("Made by integration.py, which says what is scored.", "")
-    seeds = "Mean ± half the range of two seeds, or one seed, unless a number in brackets says more."
-    parts = [re.sub(r"Mean ± half the range of the seeds, and their number\.", seeds, head), ""]
+    parts = [head.replace("and their number", "of which the last column has the number"), ""]
     for title, (sets, rows) in tables(path).items():
         noise = next((n for start, n in NOISE.items() if title.startswith(start)), None)
-        best = [max((v for r in rows.values() if (v := value(r[i])) is not None)) for i in range(len(sets))]
-        parts += [f"## {title}\n", "| method | " + " | ".join(sets) + " |", "|---" + "|--:" * len(sets) + "|"]
+        best = [max(v for r in rows.values() if (v := value(r[i])) is not None) for i in range(len(sets))]
+        parts += [
+            f"## {title}\n",
+            "| method | " + " | ".join(sets) + " | seeds |",
+            "|---" + "|--:" * (len(sets) + 1) + "|",
+        ]
         for method, cells in rows.items():
-            cells = [re.sub(r" \([12]\)$", "", c) for c in cells]
+            seeds = sorted({n for c in cells for n in re.findall(r"\((\d+)\)$", c)}, key=int)
+            cells = [re.sub(r" \(\d+\)$", "", c) for c in cells]
             shown = [f"**{c}**" if noise and value(c) == b else c for c, b in zip(cells, best, strict=True)]
-            parts.append(f"| {NAMES.get(method, method)} | " + " | ".join(shown) + " |")
+            parts.append(f"| {NAMES.get(method, method)} | " + " | ".join([*shown, "–".join(seeds)]) + " |")
         parts += ["", verdict(sets, rows, noise) if noise else ""]
     return "\n".join(parts)
