@@ -1,7 +1,7 @@
 """What other packages of the field give to ours and take from it; the extra ``bridges`` installs those that are optional.
 
 Weighted neighbours before and muon's plots after are in ``tutorials/scanpy_and_muon.md``, optimizers in scvi-tools' models in
-``docs/optimizers.md``; both are run too.
+``docs/optimizers.md``; both are run by the tests of these.
 """
 
 import matplotlib.pyplot as plt
