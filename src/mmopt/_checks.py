@@ -121,7 +121,7 @@ def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[ob
         raise KeyError(
             f"modality {modality!r} has no layer {layer!r}; the layers there are: {listed([*layers, 'X'], 20)}"
         )
-    if matrix is None:
+    if getattr(matrix, "shape", None) is None:  # a file without X gives an array without a shape
         raise ValueError(f"{where} is empty; name the layer with the counts with `layer=`")
 
     return matrix, where
@@ -218,15 +218,7 @@ def check_obs(mdata: MuData, modalities: Mapping[str, str]) -> None:
     Modalities that are linked by no shared cell are reported through the logger: most often their barcodes are
     spelled differently.
     """
-    for name in modalities.values():
-        for axis in ("obs", "var"):
-            names = getattr(mdata.mod[name], f"{axis}_names")
-            if not names.is_unique:
-                repeated = names[names.duplicated()].unique()
-                raise ValueError(
-                    f"modality {name!r}: {len(repeated)} of the {axis} names repeat ({listed(repeated)}); "
-                    f'make them unique with `mdata["{name}"].{axis}_names_make_unique()` and `mdata.update()`'
-                )
+    check_names(mdata, modalities)
     if not mdata.obs_names.is_unique:
         repeated = mdata.obs_names[mdata.obs_names.duplicated()].unique()
         raise ValueError(f"{len(repeated)} of mdata.obs_names repeat ({listed(repeated)})")
@@ -253,6 +245,19 @@ def check_obs(mdata: MuData, modalities: Mapping[str, str]) -> None:
             "some modalities share no cells, so nothing links them; do their barcodes differ only in spelling? (%s)",
             examples,
         )
+
+
+def check_names(mdata: MuData, modalities: Mapping[str, str]) -> None:
+    """Refuse names of cells or features that repeat within a modality."""
+    for name in modalities.values():
+        for axis in ("obs", "var"):
+            names = getattr(mdata.mod[name], f"{axis}_names")
+            if not names.is_unique:
+                repeated = names[names.duplicated()].unique()
+                raise ValueError(
+                    f"modality {name!r}: {len(repeated)} of the {axis} names repeat ({listed(repeated)}); "
+                    f'make them unique with `mdata["{name}"].{axis}_names_make_unique()` and `mdata.update()`'
+                )
 
 
 def positions(mdata: MuData, name: str) -> np.ndarray:

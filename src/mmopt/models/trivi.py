@@ -199,6 +199,10 @@ class TriVI(Files, Queries, Answers, Predictions, VAEMixin, BaseModelClass):
             fields = source["field_registries"]
             modalities = {m: fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields}
         _check_has_some(mdata, modalities)
+        if mdata.is_view or any(adata.is_view for adata in mdata.mod.values()):
+            raise ValueError(
+                "mdata is a view, which cannot be written to; make it data of its own: `mdata = mdata.copy()`"
+            )
         if source is None and "prot" in modalities:
             _, batches = _checks.batch_codes(mdata, batch_key, modalities)
             names = list(map(str, mdata.mod[modalities["prot"]].var_names))

@@ -3,7 +3,7 @@ from collections.abc import Iterable, Mapping
 from mudata import MuData
 
 from mmopt import _checks
-from mmopt._compat import layer_names, override_pull_on_update
+from mmopt._compat import layer_names, own_copy
 from mmopt._keys import COUNTS_LAYER, HIGHLY_VARIABLE
 from mmopt.pp._variable import detected, variable_genes, variable_peaks
 
@@ -113,8 +113,7 @@ def prepare(
         results[name] = counts, chosen | adata.var_names.isin(kept[name])
 
     if copy:
-        with override_pull_on_update():
-            mdata = mdata.copy()
+        mdata = own_copy(mdata)
     for name, (counts, chosen) in results.items():
         adata = mdata.mod[name]
         if COUNTS_LAYER not in layer_names(adata):

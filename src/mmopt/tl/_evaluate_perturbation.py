@@ -7,7 +7,7 @@ from scipy import sparse, stats
 from sklearn.decomposition import PCA
 
 from mmopt import _keys
-from mmopt._checks import counts, find_modalities, listed, nearest, obs_column, positions
+from mmopt._checks import check_names, counts, find_modalities, listed, nearest, obs_column, positions
 from mmopt._compat import versions
 from mmopt.grn.effects import benjamini_hochberg
 from mmopt.grn.pooling import log_ratio, per_ten_thousand
@@ -88,6 +88,7 @@ def evaluate_perturbation(
     if role is None:
         raise KeyError(f"modality={modality!r}: there are {listed(modalities.values())}")
     name = modalities[role]
+    check_names(mdata, modalities)
     features = mdata.mod[name].var_names
     guess = _wide(predicted, "predicted", name, role, features)
     rng = np.random.default_rng([random_state, 21])
