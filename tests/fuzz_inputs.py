@@ -411,6 +411,25 @@ def assert_writable(mdata, name: str) -> None:
         raise AssertionError(f"{name}: the slots cannot be written: {error}") from error
 
 
+def case(number: int, reference: Reference, folder: Path, only: str | None = None) -> tuple:
+    """Make case ``number``: its call, the outcome, the failure or ``None``, and where it was refused."""
+    rng = np.random.default_rng(number)
+
+    def pick(options):
+        return options[rng.integers(len(options))]
+
+    name = only or pick(list(CALLS))
+    mdata = make_mudata(pick, folder)
+    try:
+        outcome, where = check(name, mdata, pick, reference)
+        return name, outcome, None, where
+    except AssertionError as failure:
+        return name, "failed", failure, ""
+    finally:
+        if mdata.isbacked:
+            mdata.file.close()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=2000)
@@ -423,23 +442,16 @@ def main() -> int:
 
     start = time.perf_counter()
     for number in range(arguments.seed, arguments.seed + arguments.cases):
-        rng = np.random.default_rng(number)
-        pick = lambda options: options[rng.integers(len(options))]  # noqa: B023, E731
-        name = arguments.only or pick(list(CALLS))
-        mdata = make_mudata(pick, Path(folder.name))
         begun = time.perf_counter()
-        try:
-            outcome, refusal = check(name, mdata, pick, reference)
-            refusals[refusal] += 1
-        except AssertionError as failure:
-            outcome = "failed"
+        name, outcome, failure, where = case(number, reference, Path(folder.name), arguments.only)
+        if failure is None:
+            refusals[where] += 1
+        else:
             failures.setdefault((name, place(failure), type(failure.__cause__).__name__), []).append(
                 (number, failure)
             )
         counts[name, outcome] += 1
         seconds[name] += time.perf_counter() - begun
-        if mdata.isbacked:
-            mdata.file.close()
     names = list(dict.fromkeys(name for name, _ in counts))
     print(f"{'call':32}{'worked':>8}{'refused':>9}{'failed':>8}{'s':>7}")
     for name in sorted(names):

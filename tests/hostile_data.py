@@ -97,7 +97,9 @@ def make_modality(pick: Pick, role: str, cells: np.ndarray) -> anndata.AnnData:
     """One modality of some of the cells, in an order of its own."""
     rng = np.random.default_rng(pick(range(1000)))
     n_vars = often(pick, [20, 25], [0, 1, 2, 3])
-    chosen = rng.permutation(np.flatnonzero(rng.random(len(cells)) < often(pick, [1.0, 0.9], [0.7, 0.2])))
+    chosen = rng.permutation(
+        np.flatnonzero(rng.random(len(cells)) < often(pick, [1.0, 1.0, 1.0, 0.9], [0.7, 0.2]))
+    )
     names = cells[chosen]
     if often(pick, [False], [True]) and len(names) > 1:
         names[0] = names[1]

@@ -61,18 +61,20 @@ def one(folder: Path) -> list[weakref.ref]:
     return [weakref.ref(x) for x in (mdata, model, again, model.module)]
 
 
-def measure(n_fits: int, show: bool = False) -> pd.DataFrame:
+def measure(n_fits: int, n_warm_up: int = WARM_UP, show: bool = False) -> pd.DataFrame:
     """One row per fit after the warm-up: MiB, open files, and objects of earlier fits that are still there."""
     rows, kept = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(WARM_UP + n_fits):
+        for i in range(n_warm_up + n_fits):
             kept += one(Path(folder))
             gc.collect()
             kept = [ref for ref in kept if ref() is not None]
-            rows.append({"fit": i - WARM_UP, "MiB": resident(), "files": open_files(), "objects": len(kept)})
+            rows.append(
+                {"fit": i - n_warm_up, "MiB": resident(), "files": open_files(), "objects": len(kept)}
+            )
             if show and i % 5 == 0:
                 print({k: round(v, 1) for k, v in rows[-1].items()}, flush=True)
-    return pd.DataFrame(rows[WARM_UP:])
+    return pd.DataFrame(rows[n_warm_up:])
 
 
 def growth(table: pd.DataFrame) -> float:

@@ -219,9 +219,6 @@ def check_obs(mdata: MuData, modalities: Mapping[str, str]) -> None:
     spelled differently.
     """
     check_names(mdata, modalities)
-    if not mdata.obs_names.is_unique:
-        repeated = mdata.obs_names[mdata.obs_names.duplicated()].unique()
-        raise ValueError(f"{len(repeated)} of mdata.obs_names repeat ({listed(repeated)})")
     for name in modalities.values():
         unknown = mdata.mod[name].obs_names.difference(mdata.obs_names, sort=False)
         if len(unknown):
@@ -248,7 +245,7 @@ def check_obs(mdata: MuData, modalities: Mapping[str, str]) -> None:
 
 
 def check_names(mdata: MuData, modalities: Mapping[str, str]) -> None:
-    """Refuse names of cells or features that repeat within a modality."""
+    """Refuse names of cells or features that repeat within a modality, and of cells that repeat in ``mdata``."""
     for name in modalities.values():
         for axis in ("obs", "var"):
             names = getattr(mdata.mod[name], f"{axis}_names")
@@ -258,6 +255,9 @@ def check_names(mdata: MuData, modalities: Mapping[str, str]) -> None:
                     f"modality {name!r}: {len(repeated)} of the {axis} names repeat ({listed(repeated)}); "
                     f'make them unique with `mdata["{name}"].{axis}_names_make_unique()` and `mdata.update()`'
                 )
+    if not mdata.obs_names.is_unique:
+        repeated = mdata.obs_names[mdata.obs_names.duplicated()].unique()
+        raise ValueError(f"{len(repeated)} of mdata.obs_names repeat ({listed(repeated)})")
 
 
 def positions(mdata: MuData, name: str) -> np.ndarray:

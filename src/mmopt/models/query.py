@@ -124,8 +124,7 @@ class Queries:
             raise TypeError(f"a MuData is needed, not {type(mdata).__name__}")
         there = {m: fields[m]["state_registry"]["modality"] for m in reference.modalities}
         there = {m: name for m, name in there.items() if name in mdata.mod}
-        if there:
-            _checks.check_obs(mdata, there)
+        _checks.check_names(mdata, there)
         mods = {}
         for m in reference.modalities:
             state = fields[m]["state_registry"]

@@ -24,14 +24,19 @@ def variable_genes(counts: Counts, n_top: int, batch: np.ndarray) -> np.ndarray:
     temporary = AnnData(counts[use], obs=obs)
     sc.pp.normalize_total(temporary, target_sum=1e4)
     sc.pp.log1p(temporary)
-    ranked = sc.pp.highly_variable_genes(
-        temporary,
-        flavor="seurat",
-        n_top_genes=n_top,
-        n_bins=min(20, max(1, temporary.n_vars // GENES_PER_BIN)),
-        batch_key="batch" if several else None,
-        inplace=False,
-    )
+    try:
+        ranked = sc.pp.highly_variable_genes(
+            temporary,
+            flavor="seurat",
+            n_top_genes=n_top,
+            n_bins=min(20, max(1, temporary.n_vars // GENES_PER_BIN)),
+            batch_key="batch" if several else None,
+            inplace=False,
+        )
+    except IndexError as error:  # scanpy found no gene with a dispersion
+        raise ValueError(
+            f"no gene varies between the {temporary.n_obs} cells, so none can be ranked; pass `n_top_genes=None`"
+        ) from error
     return ranked["highly_variable"].to_numpy()
 
 

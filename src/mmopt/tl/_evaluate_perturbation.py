@@ -280,6 +280,8 @@ def _gene_embedding(
     if "rna" not in modalities:
         return np.zeros((0, 1)), []
     logged, _ = _logged(mdata, modalities["rna"], "rna", layer)
+    if min(logged.shape) < 3:  # no components to speak of
+        return np.zeros((0, 1)), []
     logged = logged[rng.permutation(len(logged))[:2000]]
     pca = PCA(min(_COMPONENTS, min(logged.shape) - 1), svd_solver="full").fit(logged)
     loadings = pca.components_.T * np.sqrt(pca.explained_variance_)
