@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,9 +83,9 @@ def find_modalities(
     if len(set(claimed)) < len(claimed):
         raise ValueError(f"one modality was given for two roles: {given}; {there}")
 
-    found = {}
+    found: dict[str, str] = {}
     for role, name in given.items():
-        if name is False:
+        if isinstance(name, bool):  # False: True was refused above
             continue
         if name is None:
             candidates = [m for m in mdata.mod if m.lower() in ALIASES[role] and m not in claimed]
@@ -108,7 +109,7 @@ def find_modalities(
     return found
 
 
-def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[object, str]:
+def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[Any, str]:
     """Return the matrix that :func:`counts` would read, as it is, and its place for messages."""
     layers = layer_names(adata)
     if layer is None:

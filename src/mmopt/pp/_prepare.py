@@ -123,7 +123,7 @@ def prepare(
 
 
 def _kept(mdata: MuData, modalities: Mapping[str, str], keep: Iterable[str]) -> dict[str, list[str]]:
-    kept = {name: [] for name in modalities.values()}
+    kept: dict[str, list[str]] = {name: [] for name in modalities.values()}
     for feature in [keep] if isinstance(keep, str) else keep:
         owners = [name for name in kept if feature in mdata.mod[name].var_names]
         name, _, rest = feature.partition(":")

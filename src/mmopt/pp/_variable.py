@@ -1,12 +1,14 @@
 """Which genes and peaks vary between cells, judged within batches."""
 
+from typing import TypeAlias
+
 import numpy as np
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-Counts = sparse.csr_matrix | np.ndarray
+Counts: TypeAlias = sparse.csr_matrix | np.ndarray
 
 GENES_PER_BIN = (
     50  # genes compete within bins of similar mean; scanpy's 20 bins would be near empty in a panel

@@ -232,7 +232,9 @@ def _measured(
         )
     mean = unperturbed.mean(0)
     out: dict = {"names": [_plain(n) for n in names], "controls": unperturbed, "cells": []}
-    delta, changed, halves = [], [], ([], [])
+    delta: list[np.ndarray] = []
+    changed: list[np.ndarray] = []
+    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     split = rng.random(len(unperturbed)) < 0.5
     for n in names:
         mine = logged[(values == n).to_numpy() & known]
