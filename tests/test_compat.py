@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmopt._compat import layer_names, override_pull_on_update, versions
+from mmopt._compat import layer_names, override_pull_on_update, own_copy, versions
 
 
 def pull_on_update():
@@ -60,3 +60,12 @@ def test_versions_are_read_without_imports():
     assert done.stdout.strip() == str(sorted(versions()))
     assert versions()["numpy"] == np.__version__
     assert {"mudata", "anndata", "torch", "pandas"} <= set(versions())
+
+
+def test_backed_data_are_not_copied_in_silence(tmp_path):
+    with override_pull_on_update():
+        mudata.MuData({"rna": modality()}).write_h5mu(tmp_path / "x.h5mu")
+        backed = mudata.read_h5mu(tmp_path / "x.h5mu", backed=True)
+        with pytest.raises(ValueError, match=r"backed by a file: read it into memory .*copy=False"):
+            own_copy(backed)
+        assert own_copy(mudata.read_h5mu(tmp_path / "x.h5mu")).n_obs == 2

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,9 +83,9 @@ def find_modalities(
     if len(set(claimed)) < len(claimed):
         raise ValueError(f"one modality was given for two roles: {given}; {there}")
 
-    found = {}
+    found: dict[str, str] = {}
     for role, name in given.items():
-        if name is False:
+        if isinstance(name, bool):  # False: True was refused above
             continue
         if name is None:
             candidates = [m for m in mdata.mod if m.lower() in ALIASES[role] and m not in claimed]
@@ -108,7 +109,7 @@ def find_modalities(
     return found
 
 
-def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[object, str]:
+def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[Any, str]:
     """Return the matrix that :func:`counts` would read, as it is, and its place for messages."""
     layers = layer_names(adata)
     if layer is None:
@@ -121,7 +122,7 @@ def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[ob
         raise KeyError(
             f"modality {modality!r} has no layer {layer!r}; the layers there are: {listed([*layers, 'X'], 20)}"
         )
-    if matrix is None:
+    if getattr(matrix, "shape", None) is None:  # a file without X gives an array without a shape
         raise ValueError(f"{where} is empty; name the layer with the counts with `layer=`")
 
     return matrix, where
@@ -218,18 +219,7 @@ def check_obs(mdata: MuData, modalities: Mapping[str, str]) -> None:
     Modalities that are linked by no shared cell are reported through the logger: most often their barcodes are
     spelled differently.
     """
-    for name in modalities.values():
-        for axis in ("obs", "var"):
-            names = getattr(mdata.mod[name], f"{axis}_names")
-            if not names.is_unique:
-                repeated = names[names.duplicated()].unique()
-                raise ValueError(
-                    f"modality {name!r}: {len(repeated)} of the {axis} names repeat ({listed(repeated)}); "
-                    f'make them unique with `mdata["{name}"].{axis}_names_make_unique()` and `mdata.update()`'
-                )
-    if not mdata.obs_names.is_unique:
-        repeated = mdata.obs_names[mdata.obs_names.duplicated()].unique()
-        raise ValueError(f"{len(repeated)} of mdata.obs_names repeat ({listed(repeated)})")
+    check_names(mdata, modalities)
     for name in modalities.values():
         unknown = mdata.mod[name].obs_names.difference(mdata.obs_names, sort=False)
         if len(unknown):
@@ -253,6 +243,22 @@ def check_obs(mdata: MuData, modalities: Mapping[str, str]) -> None:
             "some modalities share no cells, so nothing links them; do their barcodes differ only in spelling? (%s)",
             examples,
         )
+
+
+def check_names(mdata: MuData, modalities: Mapping[str, str]) -> None:
+    """Refuse names of cells or features that repeat within a modality, and of cells that repeat in ``mdata``."""
+    for name in modalities.values():
+        for axis in ("obs", "var"):
+            names = getattr(mdata.mod[name], f"{axis}_names")
+            if not names.is_unique:
+                repeated = names[names.duplicated()].unique()
+                raise ValueError(
+                    f"modality {name!r}: {len(repeated)} of the {axis} names repeat ({listed(repeated)}); "
+                    f'make them unique with `mdata["{name}"].{axis}_names_make_unique()` and `mdata.update()`'
+                )
+    if not mdata.obs_names.is_unique:
+        repeated = mdata.obs_names[mdata.obs_names.duplicated()].unique()
+        raise ValueError(f"{len(repeated)} of mdata.obs_names repeat ({listed(repeated)})")
 
 
 def positions(mdata: MuData, name: str) -> np.ndarray:

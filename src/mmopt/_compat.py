@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
 
 RECORDED = ("mmopt", "torch", "scvi-tools", "scanpy", "mudata", "anndata", "numpy", "pandas")
 
@@ -31,6 +32,22 @@ def override_pull_on_update() -> Iterator[None]:
         yield
     finally:
         mudata.set_options(pull_on_update=before)
+
+
+def own_copy(mdata: MuData) -> MuData:
+    """Copy data in memory.
+
+    Raises
+    ------
+    ValueError
+        The data are on disk, where a copy would need a file of its own.
+    """
+    if mdata.isbacked:
+        raise ValueError(
+            "mdata is backed by a file: read it into memory (`mudata.read_h5mu(path)`) or pass `copy=False`"
+        )
+    with override_pull_on_update():
+        return mdata.copy()
 
 
 def layer_names(adata: AnnData) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 from unittest.mock import patch
 
@@ -368,3 +369,25 @@ def raw_write(path, content, header):
     """Write a file in the right format, with any header."""
     with patch.object(json, "dumps", return_value=json.dumps(header)):
         persistence.write(path, read_tensors(content), {})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes")
+def test_a_disk_that_is_full_in_the_middle(fitted, make_model, train, path, content, tmp_path):
+    """A real limit, met while writing: the old file stays as it was and nothing lies beside it."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(act):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, hard))
+        try:
+            with pytest.raises((OSError, RuntimeError), match=r"[Tt]oo large|write|writing"):
+                act()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    limited(lambda: fitted.save(path, overwrite=True))
+    assert path.read_bytes() == content
+    checkpoint = tmp_path / "run.ckpt"
+    limited(lambda: train(make_model(), 2, checkpoint=checkpoint))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -258,3 +258,10 @@ class TestRefusals:
             load(query_data, tmp_path / "nowhere")
         with pytest.raises(TypeError, match="MuData is needed"):
             load(query_data["rna"], reference)
+
+    def test_repeated_names_and_no_mudata(self, reference, query_data):
+        query_data["rna"].var_names = [*query_data["rna"].var_names[:-1], query_data["rna"].var_names[0]]
+        with pytest.raises(ValueError, match="'rna': 1 of the var names repeat"):
+            TriVI.prepare_query_mudata(query_data, reference)
+        with pytest.raises(TypeError, match="a MuData is needed, not AnnData"):
+            TriVI.prepare_query_mudata(query_data["rna"], reference)

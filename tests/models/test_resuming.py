@@ -3,8 +3,10 @@
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from mmopt import optim
+from mmopt.models.resuming import resumable
 
 EPOCHS = 6
 
@@ -264,3 +267,22 @@ class TestRefusals:
                 callbacks=[Stop(0, lambda: epochs.append(0))],
             )
         assert not epochs
+
+    def test_a_byte_changed_anywhere(self, checkpoint, tmp_path):
+        """torch reads a weight with a flipped bit without a word, and the run would go on elsewhere."""
+        path = tmp_path / "run.ckpt"
+        path.write_bytes(checkpoint)
+        content = torch.load(path, weights_only=True)
+        description = content["mmopt"]["description"]
+        assert resumable(path, description) == str(path)
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if m.file_size][::12]
+        assert len(members) > 10
+        for member in members:
+            start = member.header_offset  # of the local header, whose end says how long it is
+            n_name, n_extra = struct.unpack_from("<HH", checkpoint, start + 26)
+            changed = bytearray(checkpoint)
+            changed[start + 30 + n_name + n_extra + member.file_size // 2] ^= 16
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match="no intact checkpoint"):
+                resumable(path, description)

@@ -1,12 +1,16 @@
 """Data that stay on disk give what they would give in memory."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import mudata
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
 from mmopt.models import stored
-from mmopt.models.data import CellBatches, MosaicDataset, read
+from mmopt.models.data import CellBatches, MosaicDataset, MosaicLoader, read
 
 ROWS = np.array([7, 3, 4, 4, 60, 0])
 
@@ -161,3 +165,47 @@ def test_the_model_is_the_same(on_disk, make_model, train, tmp_path):
     assert ends[1] == pytest.approx(ends[0], abs=0.15 * (begins[0] - ends[0]))
     again = mmopt.tl.integrate(on_disk[1], **small, **options)  # complete: nothing is left to do
     np.testing.assert_array_equal(again.get_latent_representation(), on_disk[1].obsm["X_mmopt"])
+
+
+def test_a_file_without_x_and_a_comparison_on_disk(make_mosaic, tmp_path):
+    import mmopt as mm
+
+    mdata = make_mosaic(("rna", "prot"), n=60, lacking=False)
+    mdata.write_h5mu(tmp_path / "x.h5mu")
+    tables = [
+        mm.tl.compare_optimizers(
+            m, ("adam",), lr_grid=(1e-3,), seeds=(0,), max_epochs=1, accelerator="cpu", progress_bar=False
+        )
+        for m in (mdata, mudata.read_h5mu(tmp_path / "x.h5mu", backed=True))
+    ]
+    columns = [c for c in tables[0] if c.startswith("baseline_")]
+    np.testing.assert_allclose(tables[1][columns], tables[0][columns], rtol=1e-5)
+    del mdata["rna"].X
+    mdata.write_h5mu(tmp_path / "none.h5mu")
+    with pytest.raises(ValueError, match="modality 'rna', X is empty; name the layer with the counts"):
+        mm.tl.integrate(mudata.read_h5mu(tmp_path / "none.h5mu", backed=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.parametrize("where", [0, 1], ids=["in memory", "on disk"])
+def test_forked_workers_and_threads_read_the_same(on_disk, make_model, train, where):
+    """A file that is open when a process forks is shared with the child; minibatches must not be."""
+    mdata = on_disk[where]
+    model = make_model(mdata)
+
+    def batches(**kwargs):
+        loader = MosaicLoader(model.adata_manager, batch_size=16, shuffle=True, seed=3, **kwargs)
+        return [b["rna"].counts.clone() for b in loader]
+
+    expected = batches()
+    # the parent reads while its children do
+    found = batches(num_workers=2, multiprocessing_context="fork")
+    assert len(found) == len(expected) > 5
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+    train(model, 1)
+    alone = model.get_latent_representation()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: model.get_latent_representation(batch_size=16), range(8)))
+    for answer in answers:
+        np.testing.assert_allclose(answer, alone, atol=1e-5)

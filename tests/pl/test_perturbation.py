@@ -123,3 +123,19 @@ def test_what_is_not_there(mdata):
         mm.pl.perturbation(mdata)
     with pytest.raises(KeyError, match=r"call `mm\.tl\.screen"):
         mm.pl.screen(mdata)
+
+
+@pytest.mark.parametrize(
+    ("slot", "message"),
+    [
+        ({}, r"uns\['perturb'\] is empty; call `mm.tl.perturb"),
+        ("text", r"holds no results, so `mm.tl.perturb\(mdata, ...\)` did not write it"),
+        ({"a": {"effects": 1}}, r"uns\['perturb'\]\['a'\] has no 'groups', so"),
+        ({"a": "text"}, r"uns\['perturb'\]\['a'\] holds no results"),
+    ],
+    ids=str,
+)
+def test_slots_of_something_else(mdata, slot, message):
+    mdata.uns["perturb"] = slot
+    with pytest.raises(KeyError, match=message):
+        mm.pl.perturbation(mdata, show=False)

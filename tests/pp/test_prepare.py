@@ -176,3 +176,17 @@ def test_marks_survive_the_file(mdata, tmp_path):
     np.testing.assert_array_equal(
         again["rna"].layers["counts"].toarray(), mdata["rna"].layers["counts"].toarray()
     )
+
+
+def test_backed_data_and_cells_that_are_all_alike(mdata, tmp_path):
+    mdata.write_h5mu(tmp_path / "x.h5mu")
+    with pytest.raises(ValueError, match=r"backed by a file.*copy=False"):
+        mm.pp.prepare(mudata.read_h5mu(tmp_path / "x.h5mu", backed=True), copy=True)
+    with override_pull_on_update():
+        alike = mudata.MuData(
+            {"rna": modality(np.tile(np.arange(1, 6), (8, 1)), "gene", [f"c{i}" for i in range(8)])}
+        )
+    with pytest.raises(ValueError, match=r"no gene varies between the 8 cells.*`n_top_genes=None`"):
+        mm.pp.prepare(alike, n_top_genes=2)
+    mm.pp.prepare(alike, n_top_genes=None)
+    assert alike["rna"].var["highly_variable"].all()

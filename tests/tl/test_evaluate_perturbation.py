@@ -141,3 +141,19 @@ def test_control_cells_must_be_found(screened):
     few = mdata[(mdata.obs["perturbation"] != "ctrl").to_numpy() | (np.arange(mdata.n_obs) < 5)].copy()
     with pytest.raises(ValueError, match="10 control cells and a perturbation with as many are needed"):
         mm.tl.evaluate_perturbation(few, predicted)
+
+
+def test_names_that_repeat_are_refused(screened):
+    mdata, predicted = screened
+    mdata = mdata.copy()
+    mdata["rna"].var_names = [*mdata["rna"].var_names[:-1], "A"]
+    with pytest.raises(ValueError, match=r"'rna': 1 of the var names repeat \('A'\).*var_names_make_unique"):
+        mm.tl.evaluate_perturbation(mdata, predicted)
+
+
+def test_two_genes_are_scored_without_components(screened):
+    mdata, predicted = screened
+    with override_pull_on_update():
+        few = MuData({"rna": mdata["rna"][:, ["A", "B"]].copy()})
+    few.obs["perturbation"] = mdata.obs["perturbation"]
+    assert {"prediction", "no_change"} <= set(mm.tl.evaluate_perturbation(few, predicted)["method"])

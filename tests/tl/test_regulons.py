@@ -169,3 +169,19 @@ def test_scaled_data_are_refused(regulated):
     scaled["rna"].X = (values - values.mean(0)) / (values.std(0) + 1)
     with pytest.raises(ValueError, match=r"z-scored.*raw counts are needed"):
         mm.tl.regulons(scaled, prior=prior)
+
+
+def test_data_that_carry_no_network_are_refused(regulated):
+    mdata, prior = regulated
+    few = mdata[:9].copy()
+    with pytest.raises(ValueError, match=r"needs 10 cells.*there are 9"):
+        mm.tl.regulons(few, prior=prior)
+    unknown = mdata.copy()
+    unknown.obs["donor"] = unknown.obs["donor"].astype(object)
+    unknown.obs.loc[unknown.obs_names[:3], "donor"] = None
+    with pytest.raises(ValueError, match="'donor' has no value for 3 cells"):
+        mm.tl.regulons(unknown, prior=prior, donor_key="donor")
+    unmarked = mdata.copy()
+    unmarked["prot"].var["highly_variable"] = False
+    with pytest.raises(ValueError, match=r"'prot': var\['highly_variable'\] marks no feature.*`prot=False`"):
+        mm.tl.regulons(unmarked, prior=prior)

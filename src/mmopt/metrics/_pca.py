@@ -1,10 +1,11 @@
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 from scipy import sparse
 from sklearn.decomposition import PCA, TruncatedSVD
 
-Counts = sparse.spmatrix | np.ndarray
+Counts: TypeAlias = sparse.spmatrix | np.ndarray
 
 
 def pca_embedding(

@@ -120,6 +120,11 @@ class Queries:
         """
         reference = cls._reference(reference_model)
         fields = reference.registry_["field_registries"]
+        if not isinstance(mdata, MuData):
+            raise TypeError(f"a MuData is needed, not {type(mdata).__name__}")
+        there = {m: fields[m]["state_registry"]["modality"] for m in reference.modalities}
+        there = {m: name for m, name in there.items() if name in mdata.mod}
+        _checks.check_names(mdata, there)
         mods = {}
         for m in reference.modalities:
             state = fields[m]["state_registry"]

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pickle
+import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,9 @@ def resumable(path: Path | None, description: str) -> str | None:
     if not path.exists():
         return None
     try:  # only tensors and plain values are read; anything else raises
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not read them
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
         found = torch.load(path, map_location="cpu", weights_only=True)["mmopt"]["description"]
     except (
         pickle.UnpicklingError,
@@ -65,6 +70,9 @@ def resumable(path: Path | None, description: str) -> str | None:
         TypeError,
         ValueError,
         OSError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
     ) as error:
         raise ValueError(f"{path} is no intact checkpoint of mmopt; delete it to start anew") from error
     if found != description:

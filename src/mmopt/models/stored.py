@@ -5,7 +5,7 @@ differ, which is what a mosaic is.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -91,7 +91,7 @@ class StoredRows:
             start = stop
 
 
-Counts = sp.csr_matrix | StoredRows
+Counts: TypeAlias = sp.csr_matrix | StoredRows
 
 
 def blocks(counts: Counts) -> Iterator[sp.csr_matrix]:

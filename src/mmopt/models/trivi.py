@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
-from scvi.data import AnnDataManager
 from scvi.data._manager import AnnDataManagerValidationCheck
 from scvi.model.base import BaseModelClass, VAEMixin
 from torch import Tensor
@@ -25,6 +24,7 @@ from mmopt.models.calibration import calibrate
 from mmopt.models.data import MosaicLoader, MosaicSplitter, read
 from mmopt.models.fields import BatchField, CountsField
 from mmopt.models.files import Files
+from mmopt.models.manager import MosaicManager, Registered
 from mmopt.models.module import TriModule
 from mmopt.models.predictions import Predictions
 from mmopt.models.query import Queries
@@ -42,7 +42,7 @@ def default_epochs(n_cells: int, batch_size: int) -> int:
     return max(math.ceil(MIN_STEPS / per_epoch), min(EPOCHS, math.ceil(MAX_STEPS / per_epoch)))
 
 
-class TriVI(Files, Queries, Answers, Predictions, VAEMixin, BaseModelClass):
+class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseModelClass):
     """Variational autoencoder of RNA, ATAC and surface protein, any of which a cell may lack.
 
     Every modality has an encoder; a cell's posterior is the product of the experts of the modalities it has and a
@@ -199,11 +199,15 @@ class TriVI(Files, Queries, Answers, Predictions, VAEMixin, BaseModelClass):
             fields = source["field_registries"]
             modalities = {m: fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields}
         _check_has_some(mdata, modalities)
+        if mdata.is_view or any(adata.is_view for adata in mdata.mod.values()):
+            raise ValueError(
+                "mdata is a view, which cannot be written to; make it data of its own: `mdata = mdata.copy()`"
+            )
         if source is None and "prot" in modalities:
             _, batches = _checks.batch_codes(mdata, batch_key, modalities)
             names = list(map(str, mdata.mod[modalities["prot"]].var_names))
             setup_method_args["setup_args"]["protein_panels"] = panels.check(protein_panels, names, batches)
-        manager = AnnDataManager(
+        manager = MosaicManager(
             fields=[CountsField(m, name, layer, use_highly_variable) for m, name in modalities.items()]
             + [BatchField(batch_key, modalities)],
             setup_method_args=setup_method_args,

@@ -143,7 +143,12 @@ def _rate(ax: Axes, steps: pd.DataFrame, params: Mapping[str, Any]) -> None:
             ax.axhline(bound, color=GREY, linestyle=":", linewidth=0.8)
             # outside the band, at the end: a warm-up starts below it
             va, away = ("bottom", 1) if side == "upper" else ("top", -1)
-            place = {"va": va, "ha": "right", "xytext": (0, away), "textcoords": "offset points"}
+            place: dict[str, Any] = {
+                "va": va,
+                "ha": "right",
+                "xytext": (0, away),
+                "textcoords": "offset points",
+            }
             place |= {"color": GREY, "fontsize": 7}
             ax.annotate(f"{side} bound", (1, bound), xycoords=ax.get_yaxis_transform(), **place)
     ax.set_ylim(min(shown) / 2.5, max(shown) * 2.5)

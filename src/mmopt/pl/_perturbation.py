@@ -12,7 +12,7 @@ from mudata import MuData
 from mmopt import _keys
 from mmopt._checks import listed, nearest
 from mmopt.pl._figure import COLUMN, GREY, MODALITY_COLORS, PALETTE, finish, style
-from mmopt.pl._slots import MODALITY_NAMES, read
+from mmopt.pl._slots import MODALITY_NAMES, check_parts, read
 
 _BAND = "0.88"
 
@@ -67,6 +67,9 @@ def perturbation(
         raise ValueError(f"n_top must be at least 1, got {n_top}")
     results = read(mdata, _keys.PERTURB, "mm.tl.perturb(mdata, ...)", ())
     key = _chosen(results, key)
+    check_parts(
+        results[key], f"mdata.uns['perturb'][{key!r}]", "mm.tl.perturb(mdata, ...)", ("effects", "groups")
+    )
     effects, groups = results[key]["effects"], results[key]["groups"]
     names = effects["group"].astype(str)
     if group not in set(names):
@@ -104,6 +107,8 @@ def perturbation(
 
 
 def _chosen(results, key: str | None) -> str:
+    if not results:
+        raise KeyError(f"mdata.uns[{_keys.PERTURB!r}] is empty; call `mm.tl.perturb(mdata, ...)` first")
     if key is None:
         if len(results) != 1:
             raise KeyError(f"key: there are several results, {listed(results, 20)}; name one")

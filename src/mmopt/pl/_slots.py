@@ -25,12 +25,16 @@ def read(mdata: MuData, key: str, call: str, parts: tuple[str, ...]) -> Mapping[
             f"mdata.uns has no {key!r} (it has {listed(mdata.uns, 20) or 'nothing'}); call `{call}` first"
         )
     slot = mdata.uns[key]
-    missing = [part for part in parts if not isinstance(slot, Mapping) or part not in slot]
-    if missing:
-        raise KeyError(
-            f"mdata.uns[{key!r}] has no {listed(missing)}, so `{call}` did not write it; call it again"
-        )
+    check_parts(slot, f"mdata.uns[{key!r}]", call, parts)
     return slot
+
+
+def check_parts(slot: Any, where: str, call: str, parts: tuple[str, ...]) -> None:
+    """Refuse a slot without the parts that ``call`` writes."""
+    if not isinstance(slot, Mapping):
+        raise KeyError(f"{where} holds no results, so `{call}` did not write it; call it again")
+    if missing := [part for part in parts if part not in slot]:
+        raise KeyError(f"{where} has no {listed(missing)}, so `{call}` did not write it; call it again")
 
 
 def show_settled(ax: Any, values: Any) -> float:

@@ -3,7 +3,7 @@ from collections.abc import Iterable, Mapping
 from mudata import MuData
 
 from mmopt import _checks
-from mmopt._compat import layer_names, override_pull_on_update
+from mmopt._compat import layer_names, own_copy
 from mmopt._keys import COUNTS_LAYER, HIGHLY_VARIABLE
 from mmopt.pp._variable import detected, variable_genes, variable_peaks
 
@@ -113,8 +113,7 @@ def prepare(
         results[name] = counts, chosen | adata.var_names.isin(kept[name])
 
     if copy:
-        with override_pull_on_update():
-            mdata = mdata.copy()
+        mdata = own_copy(mdata)
     for name, (counts, chosen) in results.items():
         adata = mdata.mod[name]
         if COUNTS_LAYER not in layer_names(adata):
@@ -124,7 +123,7 @@ def prepare(
 
 
 def _kept(mdata: MuData, modalities: Mapping[str, str], keep: Iterable[str]) -> dict[str, list[str]]:
-    kept = {name: [] for name in modalities.values()}
+    kept: dict[str, list[str]] = {name: [] for name in modalities.values()}
     for feature in [keep] if isinstance(keep, str) else keep:
         owners = [name for name in kept if feature in mdata.mod[name].var_names]
         name, _, rest = feature.partition(":")

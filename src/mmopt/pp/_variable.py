@@ -1,12 +1,14 @@
 """Which genes and peaks vary between cells, judged within batches."""
 
+from typing import TypeAlias
+
 import numpy as np
 import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-Counts = sparse.csr_matrix | np.ndarray
+Counts: TypeAlias = sparse.csr_matrix | np.ndarray
 
 GENES_PER_BIN = (
     50  # genes compete within bins of similar mean; scanpy's 20 bins would be near empty in a panel
@@ -24,14 +26,19 @@ def variable_genes(counts: Counts, n_top: int, batch: np.ndarray) -> np.ndarray:
     temporary = AnnData(counts[use], obs=obs)
     sc.pp.normalize_total(temporary, target_sum=1e4)
     sc.pp.log1p(temporary)
-    ranked = sc.pp.highly_variable_genes(
-        temporary,
-        flavor="seurat",
-        n_top_genes=n_top,
-        n_bins=min(20, max(1, temporary.n_vars // GENES_PER_BIN)),
-        batch_key="batch" if several else None,
-        inplace=False,
-    )
+    try:
+        ranked = sc.pp.highly_variable_genes(
+            temporary,
+            flavor="seurat",
+            n_top_genes=n_top,
+            n_bins=min(20, max(1, temporary.n_vars // GENES_PER_BIN)),
+            batch_key="batch" if several else None,
+            inplace=False,
+        )
+    except IndexError as error:  # scanpy found no gene with a dispersion
+        raise ValueError(
+            f"no gene varies between the {temporary.n_obs} cells, so none can be ranked; pass `n_top_genes=None`"
+        ) from error
     return ranked["highly_variable"].to_numpy()
 
 

@@ -7,7 +7,7 @@ from scipy import sparse, stats
 from sklearn.decomposition import PCA
 
 from mmopt import _keys
-from mmopt._checks import counts, find_modalities, listed, nearest, obs_column, positions
+from mmopt._checks import check_names, counts, find_modalities, listed, nearest, obs_column, positions
 from mmopt._compat import versions
 from mmopt.grn.effects import benjamini_hochberg
 from mmopt.grn.pooling import log_ratio, per_ten_thousand
@@ -88,6 +88,7 @@ def evaluate_perturbation(
     if role is None:
         raise KeyError(f"modality={modality!r}: there are {listed(modalities.values())}")
     name = modalities[role]
+    check_names(mdata, modalities)
     features = mdata.mod[name].var_names
     guess = _wide(predicted, "predicted", name, role, features)
     rng = np.random.default_rng([random_state, 21])
@@ -231,7 +232,9 @@ def _measured(
         )
     mean = unperturbed.mean(0)
     out: dict = {"names": [_plain(n) for n in names], "controls": unperturbed, "cells": []}
-    delta, changed, halves = [], [], ([], [])
+    delta: list[np.ndarray] = []
+    changed: list[np.ndarray] = []
+    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     split = rng.random(len(unperturbed)) < 0.5
     for n in names:
         mine = logged[(values == n).to_numpy() & known]
@@ -279,6 +282,8 @@ def _gene_embedding(
     if "rna" not in modalities:
         return np.zeros((0, 1)), []
     logged, _ = _logged(mdata, modalities["rna"], "rna", layer)
+    if min(logged.shape) < 3:  # no components to speak of
+        return np.zeros((0, 1)), []
     logged = logged[rng.permutation(len(logged))[:2000]]
     pca = PCA(min(_COMPONENTS, min(logged.shape) - 1), svd_solver="full").fit(logged)
     loadings = pca.components_.T * np.sqrt(pca.explained_variance_)

@@ -104,5 +104,10 @@ def choose_features(mdata: MuData, modalities: Mapping[str, str], keep: Mapping[
         used = np.ones(len(var), dtype=bool)
         if HIGHLY_VARIABLE in var:
             used = var[HIGHLY_VARIABLE].to_numpy(dtype=bool) | var.index.isin(keep.get(role, ()))
+        if not used.any():
+            raise ValueError(
+                f"modality {modality!r}: var[{HIGHLY_VARIABLE!r}] marks no feature; mark some with `mm.pp.prepare(mdata)`, "
+                f"or leave the modality out with `{role}=False`"
+            )
         names[role] = var.index[used]
     return Features(dict(modalities), names)

@@ -26,7 +26,12 @@ def held_out_scores(
 def baseline_scores(
     model: TriVI, mosaic: Mosaic, held_out: np.ndarray, labels: pd.Series | None, seed: int
 ) -> dict[str, float]:
-    """Return the same scores of PCA of every modality side by side, and of ridge regression on it."""
+    """Return the same scores of PCA of every modality side by side, and of ridge regression on it.
+
+    Counts on disk are read into memory: principal components look at all of them at once.
+    """
+    if mosaic.on_disk:
+        mosaic = mosaic.subset(np.arange(len(mosaic.batch)))
 
     def embedding(modalities: list[str]) -> np.ndarray:
         return metrics.pca_embedding(

@@ -11,7 +11,7 @@ from mudata import MuData
 
 from mmopt import _keys
 from mmopt._checks import obs_column
-from mmopt._compat import versions
+from mmopt._compat import own_copy, versions
 from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
 from mmopt.tl._interventions import build, label, parse, refuse_unsound
 from mmopt.tl._reference import Shift, shift_cells
@@ -125,7 +125,7 @@ def perturb(
     if n_steps is not None and n_steps != "steady" and not (isinstance(n_steps, int) and n_steps > 0):
         raise ValueError(f"n_steps must be a positive integer, 'steady' or None, got {n_steps!r}")
     if copy:
-        mdata = mdata.copy()
+        mdata = own_copy(mdata)
     stage = set_stage(mdata, regulons=regulons, groupby=groupby, cells=cells, seed=random_state)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
     detected = {i.column: stage.profiles.detected(i.column, stage.member) for i in interventions}

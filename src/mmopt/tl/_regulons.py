@@ -7,7 +7,7 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import find_modalities, listed, nearest, obs_column
+from mmopt._checks import batch_codes, find_modalities, listed, nearest
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt.grn.ensemble import Problem, cross_validated_penalty, fit_network
@@ -20,6 +20,7 @@ from mmopt.tl._features import Features, choose_features
 from mmopt.tl._profiles import read_profiles
 
 _FIT_CELLS = 3000
+_LEAST_CELLS = 10
 
 
 def regulons(
@@ -130,6 +131,10 @@ def regulons(
         raise ValueError(
             f"no RNA modality among {listed(mdata.mod)}: regulators are genes; name it with `rna=`"
         )
+    if mdata.n_obs < _LEAST_CELLS:
+        raise ValueError(
+            f"a network needs {_LEAST_CELLS} cells, and many more to mean anything; there are {mdata.n_obs}"
+        )
     prior = _checked_table(prior, "prior", ("source", "target"))
     motifs = _checked_table(motifs, "motifs", ("peak", "source"))
     if motifs is not None and "atac" not in modalities:
@@ -151,7 +156,10 @@ def regulons(
     scale = np.maximum(top - bottom, 1e-9)
     links = linked_peaks(mdata, features, values, window)
     sign, by_motif = edge_support(mdata, features, links, columns, prior, motifs)
-    donors = obs_column(mdata, donor_key, modalities).astype(str).to_numpy() if donor_key else None
+    donors = None
+    if donor_key is not None:
+        codes, names = batch_codes(mdata, donor_key, modalities)  # refuses cells without a donor
+        donors = np.array(names)[codes]
 
     def problem(values: np.ndarray, rows: np.ndarray) -> Problem:
         level = (values - bottom) / scale

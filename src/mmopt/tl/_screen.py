@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -186,7 +187,7 @@ def _unique(entry: str, genes: str, stage: Stage) -> bool:
 
 def _rows(
     stage: Stage, name: str, clamp: Perturbation, summary: dict[str, np.ndarray], n_top: int | None
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Columns of one perturbation's part of the table, numbers only."""
     n_groups, n = summary["delta"].shape
     kept = np.ones((n_groups, n), dtype=bool)
