@@ -13,5 +13,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_perturb": ["perturb"],
         "_regulons": ["regulons"],
         "_screen": ["screen"],
+        "_simulate": ["simulate"],
+        "_twin": ["twin"],
     },
 )
