@@ -13,7 +13,8 @@ RELAXATION = 5.0
 # entries kept per cell: the rest of an entropic plan is a tail that costs memory and decides nothing
 KEEP = 30
 BATCH = 1000
-_ITERATIONS = 500
+_ITERATIONS, _BALANCING, _FAR = 500, 100, 300.0
+_AS_MEASURED = 1e4  # POT makes NaN of infinity
 
 
 def couple(
@@ -71,14 +72,10 @@ def couple(
     rows, columns, values = [], [], []
     for i, j in zip(sources, targets, strict=True):
         plan = _plan(x[i], y[j], a[i] / a[i].sum(), b[j] / b[j].sum(), epsilon, relaxation)
-        kept, entries = _largest(plan)
-        # the cut is made good column by column: the later time point stays as it was measured
-        shares = sparse.csr_matrix((entries.ravel(), (kept[0].ravel(), kept[1].ravel())), shape=plan.shape)
-        lost = b[j] / np.maximum(np.asarray(shares.sum(0)).ravel(), 1e-300)
-        coo = (shares @ sparse.diags(lost)).tocoo()
+        coo = _thinned(plan, b[j] / b[j].sum()).tocoo()
         rows.append(i[coo.row])
         columns.append(j[coo.col])
-        values.append(coo.data)
+        values.append(coo.data * b[j].sum())
     together = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
     return sparse.csr_matrix(together, shape=(len(x), len(y)))
 
@@ -88,30 +85,39 @@ def _plan(
 ) -> np.ndarray:
     cost = cdist(x, y, "sqeuclidean")
     cost /= max(cost.mean(), 1e-12)
-    plan = ot.unbalanced.sinkhorn_unbalanced(
+    # POT's stabilised solver of the unbalanced problem leaves the source sums far off, so the plain one: no cost may be so
+    # large that its kernel is nothing
+    return ot.unbalanced.sinkhorn_unbalanced(
         a,
         b,
-        cost,
+        np.minimum(cost, _FAR * epsilon),
         epsilon,
-        (relaxation, np.inf),
-        method="sinkhorn_stabilized",
+        (relaxation, _AS_MEASURED),
+        method="sinkhorn",
         numItermax=_ITERATIONS,
-        stopThr=1e-6,
+        stopThr=1e-7,
         warn=False,
     )
-    return np.maximum(np.nan_to_num(plan), 1e-300)
 
 
-def _largest(plan: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Rows, columns and values of the largest entries of each row and of each column: no cell is left without."""
+def _thinned(plan: np.ndarray, later: np.ndarray) -> sparse.csr_matrix:
+    """Largest entries of each row and of each column, scaled until their sums are again those of the whole plan.
+
+    Without the scaling a few cells, near to everything, would take over the offspring of all others.
+    """
     n, m = plan.shape
-    by_row = np.argpartition(-plan, min(KEEP, m) - 1, axis=1)[:, : min(KEEP, m)]
-    by_column = np.argpartition(-plan, min(3, n) - 1, axis=0)[: min(3, n)]
+    by_row = np.argpartition(-plan, min(KEEP, m) - 1, axis=1)[:, :KEEP]
+    by_column = np.argpartition(-plan, min(KEEP, n) - 1, axis=0)[:KEEP]
     chosen = np.zeros(plan.shape, dtype=bool)
     chosen[np.arange(n)[:, None], by_row] = True
     chosen[by_column, np.arange(m)] = True
-    where = np.nonzero(chosen)
-    return where, plan[where]
+    earlier = plan.sum(1)
+    kept = sparse.csr_matrix(np.where(chosen, plan, 0.0))
+    v = np.ones(m)
+    for _ in range(_BALANCING):
+        u = earlier / np.maximum(kept @ v, 1e-300)
+        v = later / np.maximum(kept.T @ u, 1e-300)
+    return sparse.csr_matrix(sparse.diags(u) @ kept @ sparse.diags(v))
 
 
 def drifts_apart(

@@ -12,6 +12,8 @@ from mmopt.dynamics.integration import euler_maruyama, rk4
 
 # noise of the bridge between two coupled cells, in units of the standardised embedding
 SIGMA = 0.2
+_MOST_NOISE = 2.0  # of a standard normal mean: beyond it the network extrapolates
+_AVERAGED = 0.3  # last share of the training whose weights are averaged
 _EDGE = 0.03  # of an interval: nearer to an observed time point the score of a bridge has no bound
 
 
@@ -46,14 +48,17 @@ class Flow:
         ``(n_times,)`` observed time points.
     centre, scale
         ``(d,)`` and number: the embedding is standardised by one scale for all dimensions.
+    fastest
+        No cell moves faster: largest mean speed of a coupled pair, in scaled units. Away from the data a network knows no bound.
     losses
-        Mean squared error of the velocity, relative to predicting the mean, over the course of the training.
+        Of some of the steps of the training.
     """
 
     field: Field
     times: np.ndarray
     centre: np.ndarray
     scale: float
+    fastest: float
     losses: np.ndarray
 
     def run(
@@ -90,6 +95,9 @@ class Flow:
 
         def drift(x: torch.Tensor, t: float) -> torch.Tensor:
             velocity, noise = self.field(x, torch.full((len(x),), t))
+            speed = velocity.norm(dim=1, keepdim=True).clamp_min(1e-9)
+            velocity = velocity * (self.fastest / speed).clamp_max(1.0)
+            noise = noise.clamp(-_MOST_NOISE, _MOST_NOISE)
             if not stochastic:
                 return velocity
             share, width = interval(t)
@@ -112,7 +120,11 @@ class Flow:
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything that :meth:`from_arrays` needs, as arrays without pickles."""
         weights = {name.replace(".", "_"): w.detach().cpu().numpy() for name, w in self.field.state_dict().items()}
-        return weights | {"centre": self.centre, "scale": np.array([self.scale]), "losses": self.losses}
+        return weights | {
+            "centre": self.centre,
+            "scale": np.array([self.scale, self.fastest]),
+            "losses": self.losses,
+        }
 
     @classmethod
     def from_arrays(cls, stored: Mapping[str, np.ndarray], times: np.ndarray) -> "Flow":
@@ -126,7 +138,7 @@ class Flow:
             field.eval(),
             np.asarray(times, dtype=float),
             np.asarray(stored["centre"], dtype=float),
-            float(np.ravel(stored["scale"])[0]),
+            *(float(v) for v in np.ravel(stored["scale"])),
             np.asarray(stored["losses"]),
         )
 
@@ -137,8 +149,8 @@ def fit_flow(
     couplings: Sequence[sparse.csr_matrix],
     optimizer: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer],
     *,
-    n_hidden: int = 64,
-    n_steps: int = 1500,
+    n_hidden: int = 128,
+    n_steps: int = 2000,
     batch_size: int = 256,
     device: str = "cpu",
     seed: int = 0,
@@ -177,8 +189,8 @@ def fit_flow(
     field.to(device)
     optim = optimizer(field.parameters())
     share = knots[1:] - knots[:-1]
-    losses = []
-    for _ in range(n_steps):
+    losses, averaged, begin_average = [], None, int((1 - _AVERAGED) * n_steps)
+    for number in range(n_steps):
         counts = rng.multinomial(batch_size, share / share.sum())
         start, stop, begin, width = [], [], [], []
         for i, n in enumerate(counts):
@@ -205,5 +217,17 @@ def fit_flow(
         loss.backward()
         optim.step()
         losses.append(loss.detach())
+        if number >= begin_average:
+            with torch.no_grad():
+                now = [p.detach().clone() for p in field.parameters()]
+                averaged = now if averaged is None else averaged
+                for mean, p in zip(averaged, now, strict=True):
+                    mean += (p - mean) / (number - begin_average + 1)
+    with torch.no_grad():
+        for p, mean in zip(field.parameters(), averaged, strict=True):
+            p.copy_(mean)
+    fastest = max(
+        float((cells[i][p.row] - cells[i + 1][p.col]).norm(dim=1).max()) / share[i] for i, p in enumerate(pairs)
+    )
     trace = torch.stack(losses).cpu().numpy()
-    return Flow(field.cpu().eval(), times, centre, scale, trace.reshape(-1)[:: max(n_steps // 100, 1)])
+    return Flow(field.cpu().eval(), times, centre, scale, fastest, trace.reshape(-1)[:: max(n_steps // 100, 1)])
