@@ -32,7 +32,10 @@ def course(name: str):
     if spec is None:
         network, seed = mm.datasets.krumsiek2011(), 11
     else:
-        network, seed = mm.datasets.random_network(*spec[:2], branching=spec[2], random_state=spec[3]), spec[3]
+        network, seed = (
+            mm.datasets.random_network(*spec[:2], branching=spec[2], random_state=spec[3]),
+            spec[3],
+        )
     mdata = mm.datasets.simulate_trimodal(
         LEARNED_FROM,
         network=network,
@@ -50,7 +53,11 @@ def course(name: str):
     sources = [*network.regulators, *(g for g in genes if g.startswith("DECOY"))]
     n = int(0.3 * len(edges))
     false = pd.DataFrame(
-        {"source": rng.choice(sources, n), "target": rng.choice(genes, n), "weight": rng.choice([-1.0, 1.0], n)}
+        {
+            "source": rng.choice(sources, n),
+            "target": rng.choice(genes, n),
+            "weight": rng.choice([-1.0, 1.0], n),
+        }
     )
     return mdata, network, pd.concat([true, false]).drop_duplicates(["source", "target"])
 
@@ -103,7 +110,11 @@ def run(name: str) -> pd.DataFrame:
                 return np.append(known.to_numpy(), 1 - known.sum())
 
             before, after = truth.loc[[*named, "none"], ["wild_type", "perturbed"]].to_numpy().T
-            inside = [fate.loc[f, "lo"] <= after[i] <= fate.loc[f, "hi"] for i, f in enumerate(named) if f in fate.index]
+            inside = [
+                fate.loc[f, "lo"] <= after[i] <= fate.loc[f, "hi"]
+                for i, f in enumerate(named)
+                if f in fate.index
+            ]
             rows.append(
                 {
                     "network": name,
@@ -120,7 +131,9 @@ def run(name: str) -> pd.DataFrame:
                     "width": float((fate["hi"] - fate["lo"]).iloc[:-1].mean()),
                 }
             )
-    return pd.DataFrame(rows).assign(flow_gap=0.5 * float(np.abs(fate["flow"] - fate["wild_type"]).sum()), wild=wild.sum())
+    return pd.DataFrame(rows).assign(
+        flow_gap=0.5 * float(np.abs(fate["flow"] - fate["wild_type"]).sum()), wild=wild.sum()
+    )
 
 
 if __name__ == "__main__":
@@ -130,5 +143,7 @@ if __name__ == "__main__":
         found = run(name)
         old = pd.read_csv(out) if out.exists() else pd.DataFrame()
         pd.concat([old, found]).round(4).to_csv(out, index=False)
-        means = found.groupby("mode")[["tv", "tv_no_change", "tv_wild_type", "largest_wild_type", "moved", "coverage", "width"]].mean()
+        means = found.groupby("mode")[
+            ["tv", "tv_no_change", "tv_wild_type", "largest_wild_type", "moved", "coverage", "width"]
+        ].mean()
         print(name, means.round(3).to_string(), flush=True)

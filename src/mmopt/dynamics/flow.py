@@ -119,7 +119,9 @@ class Flow:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything that :meth:`from_arrays` needs, as arrays without pickles."""
-        weights = {name.replace(".", "_"): w.detach().cpu().numpy() for name, w in self.field.state_dict().items()}
+        weights = {
+            name.replace(".", "_"): w.detach().cpu().numpy() for name, w in self.field.state_dict().items()
+        }
         return weights | {
             "centre": self.centre,
             "scale": np.array([self.scale, self.fastest]),
@@ -204,7 +206,9 @@ def fit_flow(
         s = _EDGE + (1 - 2 * _EDGE) * rng.random((len(x0), 1))
         noise = torch.as_tensor(rng.normal(size=tuple(x0.shape)), dtype=torch.float32, device=device)
         h = torch.as_tensor(np.concatenate(width)[:, None], dtype=torch.float32, device=device)
-        t = torch.as_tensor(np.concatenate(begin)[:, None] + s * h.cpu().numpy(), dtype=torch.float32, device=device)
+        t = torch.as_tensor(
+            np.concatenate(begin)[:, None] + s * h.cpu().numpy(), dtype=torch.float32, device=device
+        )
         s = torch.as_tensor(s, dtype=torch.float32, device=device)
         spread = SIGMA * torch.sqrt(s * (1 - s))
         at = (1 - s) * x0 + s * x1 + spread * noise
@@ -227,7 +231,10 @@ def fit_flow(
         for p, mean in zip(field.parameters(), averaged, strict=True):
             p.copy_(mean)
     fastest = max(
-        float((cells[i][p.row] - cells[i + 1][p.col]).norm(dim=1).max()) / share[i] for i, p in enumerate(pairs)
+        float((cells[i][p.row] - cells[i + 1][p.col]).norm(dim=1).max()) / share[i]
+        for i, p in enumerate(pairs)
     )
     trace = torch.stack(losses).cpu().numpy()
-    return Flow(field.cpu().eval(), times, centre, scale, fastest, trace.reshape(-1)[:: max(n_steps // 100, 1)])
+    return Flow(
+        field.cpu().eval(), times, centre, scale, fastest, trace.reshape(-1)[:: max(n_steps // 100, 1)]
+    )

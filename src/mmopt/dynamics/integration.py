@@ -1,6 +1,7 @@
 """Fixed-step integration of a drift, deterministic and stochastic; NumPy arrays or torch tensors alike."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +36,7 @@ def rk4(
     0.3679
     """
     out = [state]
-    for start, stop in zip(times[:-1], times[1:], strict=True):
+    for start, stop in pairwise(times):
         h = float(stop - start) / n_steps
         for step in range(n_steps):
             t = float(start) + step * h
@@ -73,7 +74,7 @@ def euler_maruyama(
         The state at each of ``times``.
     """
     out = [state]
-    for start, stop in zip(times[:-1], times[1:], strict=True):
+    for start, stop in pairwise(times):
         h = float(stop - start) / n_steps
         for step in range(n_steps):
             t = float(start) + step * h

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_compare_optimizers": ["compare_optimizers"],
         "_curvature": ["curvature"],
         "_evaluate_perturbation": ["evaluate_perturbation"],
+        "_evaluate_twin": ["evaluate_twin"],
         "_integrate": ["integrate"],
         "_landscape": ["landscape"],
         "_perturb": ["perturb"],

@@ -68,9 +68,7 @@ def hold(planned: Sequence[Planned], stage: Stage, lines: Lines) -> Held:
     return Held(clamps, shifts)
 
 
-def regulators_along(
-    stage: Stage, lines: Lines, held: Held, member: int, span: float
-) -> np.ndarray:
+def regulators_along(stage: Stage, lines: Lines, held: Held, member: int, span: float) -> np.ndarray:
     """Levels of the regulators under the schedule, ``(n_grid, n_lines, p)``, by one member of the network.
 
     ``span``: time from the first to the last time point of the course.
@@ -86,9 +84,7 @@ def regulators_along(
         i = int(np.searchsorted(lines.grid, time + 1e-9 * span, side="right")) - 1
         return {number[c]: v for c, v in parts[i].items() if c in number}
 
-    return follow(
-        circuit, lines.grid, path, lambda t: at(held.clamps, t), lambda t: at(held.shifts, t)
-    )
+    return follow(circuit, lines.grid, path, lambda t: at(held.clamps, t), lambda t: at(held.shifts, t))
 
 
 def features_along(

@@ -31,7 +31,7 @@ def restore(mdata: MuData, key: str) -> tuple[Course, list[Member]]:
     """
     if key not in mdata.uns:
         raise KeyError(
-            f'no twin in mdata.uns[{key!r}] (there is {listed(mdata.uns, 20) or "nothing"}); call '
+            f"no twin in mdata.uns[{key!r}] (there is {listed(mdata.uns, 20) or 'nothing'}); call "
             "`mm.tl.twin(mdata, time_key=...)` first"
         )
     slot = mdata.uns[key]
@@ -43,14 +43,19 @@ def restore(mdata: MuData, key: str) -> tuple[Course, list[Member]]:
         )
     use_rep = slot["params"]["use_rep"]
     if use_rep not in mdata.obsm:
-        raise KeyError(f"the twin lives in mdata.obsm[{use_rep!r}], which is gone; compute it again, or call `mm.tl.twin`")
+        raise KeyError(
+            f"the twin lives in mdata.obsm[{use_rep!r}], which is gone; compute it again, or call `mm.tl.twin`"
+        )
     states = np.asarray(mdata.obsm[use_rep], dtype=float)
     course = Course(times, point, states, None, str(slot["params"]["units"]))
     members = []
     for m in range(len(slot["members"])):
         stored = slot["members"][f"member{m}"]
         weights = np.asarray(stored["weights"], dtype=float)
-        plans = [sparse.csr_matrix(stored["couplings"][f"interval{t}"]).astype(float) for t in range(len(times) - 1)]
+        plans = [
+            sparse.csr_matrix(stored["couplings"][f"interval{t}"]).astype(float)
+            for t in range(len(times) - 1)
+        ]
         flow = Flow.from_arrays(stored["flow"], times)
         if len(flow.centre) != states.shape[1]:
             raise ValueError(

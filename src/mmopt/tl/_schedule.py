@@ -40,7 +40,9 @@ def parse_schedule(
         interventions = [interventions]
     planned: list[Planned] = []
     for entry in interventions or ():
-        parts = (entry,) if isinstance(entry, str) else tuple(entry) if isinstance(entry, tuple | list) else ()
+        parts = (
+            (entry,) if isinstance(entry, str) else tuple(entry) if isinstance(entry, tuple | list) else ()
+        )
         if len(parts) not in (1, 2, 4) or not isinstance(parts[0], str):
             raise TypeError(
                 "interventions: a list of 'GATA1', ('GATA1', 'overexpress') or ('GATA1', 'overexpress', start, stop) is "
@@ -49,7 +51,9 @@ def parse_schedule(
         name, mode = parts[0], parts[1] if len(parts) > 1 else "knockout"
         start, stop = (float(parts[2]), float(parts[3])) if len(parts) == 4 else (begin, end)
         if not start < stop:
-            raise ValueError(f"interventions: {name!r}: start must be before stop, got {start:g} and {stop:g}")
+            raise ValueError(
+                f"interventions: {name!r}: start must be before stop, got {start:g} and {stop:g}"
+            )
         if not (np.isfinite([start, stop]).all() and start < end and stop > begin):
             raise ValueError(
                 f"interventions: {name!r} from {start:g} to {stop:g} lies outside of the simulation, {begin:g} to {end:g}"
@@ -62,8 +66,10 @@ def parse_schedule(
     return planned
 
 
-def schedule_grid(times: np.ndarray, begin: float, end: float, planned: Sequence[Planned], n: int) -> np.ndarray:
-    """Times at which a simulation is read: evenly spaced, and where anything is measured or switched."""
+def schedule_grid(
+    times: np.ndarray, begin: float, end: float, planned: Sequence[Planned], n: int
+) -> np.ndarray:
+    """Return the times at which a simulation is read: evenly spaced, and where anything is measured or switched."""
     wanted = [*np.linspace(begin, end, n), *times, *(p.start for p in planned), *(p.stop for p in planned)]
     inside = np.unique(np.round([t for t in wanted if begin <= t <= end], 9))
     apart = np.diff(inside, prepend=-np.inf) > 1e-6 * max(end - begin, 1e-9)

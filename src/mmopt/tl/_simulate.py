@@ -258,7 +258,9 @@ def _reader(
     rows = np.flatnonzero(known)
     rows = np.sort(np.random.default_rng([seed, 33]).permutation(rows)[:_REFERENCE])
     regulators = stage.scene.network.regulators
-    level = np.maximum(stage.cells(rows).level[:, regulators], 0) if len(regulators) else np.zeros((len(rows), 0))
+    level = (
+        np.maximum(stage.cells(rows).level[:, regulators], 0) if len(regulators) else np.zeros((len(rows), 0))
+    )
     if labels is None:
         return [], None, (level, course.states[rows])
     names = sorted({str(v) for v in labels.iloc[rows]})
@@ -295,7 +297,9 @@ def _run(
     for g in range(m, network.n_members, n_members):
         moved = regulators_along(stage, lines, held, g, span)
         if reader is not None:
-            arms.changes.append(np.stack([(reader(x) - w).mean(0) for x, w in zip(moved, asked, strict=True)]))
+            arms.changes.append(
+                np.stack([(reader(x) - w).mean(0) for x, w in zip(moved, asked, strict=True)])
+            )
         arms.features["perturbed"].append(
             np.stack(
                 [
@@ -308,13 +312,17 @@ def _run(
             capped = np.minimum(moved, np.maximum(before, stage.scene.cells.highest[network.regulators]))
             arms.outside.append(np.array([near.outside(x).mean() for x in capped]))
             if not arms.embedded:
-                arms.embedded.append(
-                    np.stack([reference[1][near.near(x[:_PATHS])].mean(1) for x in capped])
-                )
+                arms.embedded.append(np.stack([reference[1][near.near(x[:_PATHS])].mean(1) for x in capped]))
 
 
 def _fractions(
-    course: Course, member: Member, mass: np.ndarray, first: int, grid: np.ndarray, names: list[str], labels: pd.Series
+    course: Course,
+    member: Member,
+    mass: np.ndarray,
+    first: int,
+    grid: np.ndarray,
+    names: list[str],
+    labels: pd.Series,
 ) -> np.ndarray:
     """Share of each label among the descendants, ``(n_grid, n_labels)``, linear between two time points."""
     steps = descendants(member.couplings, mass, first, member.weights)
@@ -344,7 +352,9 @@ def _flow(
     everywhere = FateMap(course.states[known], np.zeros(len(known), dtype=int))
     text = np.full(len(last), _keys.UNASSIGNED, dtype=object)
     if labels is not None:
-        text[:] = labels.iloc[last].astype(object).where(labels.iloc[last].notna(), _keys.UNASSIGNED).astype(str)
+        text[:] = (
+            labels.iloc[last].astype(object).where(labels.iloc[last].notna(), _keys.UNASSIGNED).astype(str)
+        )
     ends = FateMap(course.states[last], text)
     shares, outside, paths = [], [], []
     for m, member in enumerate(members):
@@ -359,7 +369,13 @@ def _flow(
 
 
 def _tables(
-    arms: _Arms, stage: Stage, grid: np.ndarray, names: list[str], flow: np.ndarray, shown: np.ndarray, planned: bool
+    arms: _Arms,
+    stage: Stage,
+    grid: np.ndarray,
+    names: list[str],
+    flow: np.ndarray,
+    shown: np.ndarray,
+    planned: bool,
 ) -> dict:
     out: dict = {"fate_names": names}
     if names:
@@ -399,7 +415,9 @@ def _tables(
             {
                 "label": [*names, _keys.UNASSIGNED],
                 **{c: [*main[c], without] for c in ("p", "lo", "hi")},
-                **{f"wild_type{s}": [*wild[c], without] for s, c in (("", "p"), ("_lo", "lo"), ("_hi", "hi"))},
+                **{
+                    f"wild_type{s}": [*wild[c], without] for s, c in (("", "p"), ("_lo", "lo"), ("_hi", "hi"))
+                },
                 "flow": flow.mean(0),
             }
         )
@@ -413,7 +431,9 @@ def _tables(
     return out
 
 
-def _feature_table(arms: _Arms, stage: Stage, grid: np.ndarray, shown: np.ndarray, planned: bool) -> pd.DataFrame:
+def _feature_table(
+    arms: _Arms, stage: Stage, grid: np.ndarray, shown: np.ndarray, planned: bool
+) -> pd.DataFrame:
     table = stage.features.table.iloc[shown]
     spread = stage.spread[shown]
     wild = np.stack(arms.features["wild_type"])
@@ -469,7 +489,7 @@ def _warned(tables: dict, ood: list[pd.DataFrame], units: str, planned: bool) ->
                 "from the time points"
             )
     if planned and units == "pseudotime":
-        remarks.append("the schedule counts in pseudotime, so how long an intervention lasts is not known in days")
+        remarks.append(
+            "the schedule counts in pseudotime, so how long an intervention lasts is not known in days"
+        )
     return remarks
-
-

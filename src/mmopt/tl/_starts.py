@@ -41,7 +41,9 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
     if not isinstance(start, Mapping):
         member = _cells(mdata, start)
     elif time is None and states is None and not given:
-        raise ValueError(f'start: nothing is said; give a time such as {{"{time_key}": {course.times[0]:g}}}, or a group')
+        raise ValueError(
+            f'start: nothing is said; give a time such as {{"{time_key}": {course.times[0]:g}}}, or a group'
+        )
     for key, value in given.items():
         column = obs_column(mdata, key).astype(str)
         wanted = [str(v) for v in (value if isinstance(value, list | tuple | np.ndarray) else [value])]
@@ -52,11 +54,15 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
     if time is not None:
         t = _point(course, time)
     elif states is not None:
-        raise ValueError(f'start: states need their time too, e.g. {{"{time_key}": {course.times[0]:g}, "states": x}}')
+        raise ValueError(
+            f'start: states need their time too, e.g. {{"{time_key}": {course.times[0]:g}, "states": x}}'
+        )
     else:
         t = int(np.argmax(sizes[:-1]))
     if t == len(course.times) - 1:
-        raise ValueError(f"start: {course.times[t]:g} is the last time point, so there is nothing left to simulate")
+        raise ValueError(
+            f"start: {course.times[t]:g} is the last time point, so there is nothing left to simulate"
+        )
     remarks = []
     if states is not None:
         mass, remarks = _from_states(np.asarray(states, dtype=float), course, t)
@@ -71,14 +77,20 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
             f"the start has cells at several times; those at {course.times[t]:g} are used ({sizes[t]} of {sizes.sum()})"
         )
     mass = member[course.point == t].astype(float)
-    named = ", ".join(f"{k} {v}" for k, v in given.items()) or ("cells" if not isinstance(start, Mapping) else "all")
+    named = ", ".join(f"{k} {v}" for k, v in given.items()) or (
+        "cells" if not isinstance(start, Mapping) else "all"
+    )
     return Start(t, mass, bool(mass.all()), named, remarks)
 
 
 def _point(course: Course, time: object) -> int:
     near = int(np.argmin(np.abs(course.times - float(time))))
     if abs(course.times[near] - float(time)) > 1e-6 * max(np.ptp(course.times), 1e-9):
-        where = "outside of the course" if not course.times[0] <= float(time) <= course.times[-1] else "not measured"
+        where = (
+            "outside of the course"
+            if not course.times[0] <= float(time) <= course.times[-1]
+            else "not measured"
+        )
         raise ValueError(
             f"start: {float(time):g} is {where}; the time points are {', '.join(f'{t:g}' for t in course.times)}"
         )
@@ -87,14 +99,18 @@ def _point(course: Course, time: object) -> int:
 
 def _cells(mdata: MuData, start: object) -> np.ndarray:
     if isinstance(start, str | int | float) or start is None:
-        raise TypeError(f"start: a dict such as {{'day': 2}}, names or a mask of cells are needed, not {start!r}")
+        raise TypeError(
+            f"start: a dict such as {{'day': 2}}, names or a mask of cells are needed, not {start!r}"
+        )
     cells = np.asarray(start)
     if cells.dtype == bool:
         if cells.shape != (mdata.n_obs,):
             raise ValueError(f"start: a mask of {mdata.n_obs} values is needed, got {cells.shape}")
         return cells
     if cells.ndim != 1 or cells.dtype.kind not in "OUST":
-        raise TypeError(f"start: names of cells are needed, not an array of {cells.dtype}; states go into {{'states': x}}")
+        raise TypeError(
+            f"start: names of cells are needed, not an array of {cells.dtype}; states go into {{'states': x}}"
+        )
     rows = mdata.obs_names.get_indexer(pd.Index(cells))
     if (rows < 0).any():
         raise KeyError(f"start: not in mdata.obs_names: {listed(cells[rows < 0])}")
@@ -104,7 +120,9 @@ def _cells(mdata: MuData, start: object) -> np.ndarray:
 def _from_states(states: np.ndarray, course: Course, t: int) -> tuple[np.ndarray, list[str]]:
     here = course.at(t)
     if states.ndim != 2 or states.shape[1] != here.shape[1] or not np.isfinite(states).all():
-        raise ValueError(f"start: states must be finite and (n, {here.shape[1]}) as the embedding, got {states.shape}")
+        raise ValueError(
+            f"start: states must be finite and (n, {here.shape[1]}) as the embedding, got {states.shape}"
+        )
     near = FateMap(here, np.zeros(len(here), dtype=int), k=5)
     share = float(near.outside(states).mean())
     if share > _MUCH:

@@ -115,7 +115,9 @@ def twin(
     >>> mm.tl.simulate(mdata, start={"day": 0}, terminal_key="cell_type")
     """
     if n_members < _MEMBERS or n_steps < 1:
-        raise ValueError(f"n_members must be at least {_MEMBERS} and n_steps at least 1, got {n_members=}, {n_steps=}")
+        raise ValueError(
+            f"n_members must be at least {_MEMBERS} and n_steps at least 1, got {n_members=}, {n_steps=}"
+        )
     creator = optim.creator(optimizer, lr=lr)
     if copy:
         mdata = mdata.copy()
@@ -130,7 +132,10 @@ def twin(
     )
     given = None if couplings is None else _checked(couplings, course)
     apart = np.array(
-        [drifts_apart(course.at(t), course.at(t + 1), seed=random_state) for t in range(len(course.times) - 1)]
+        [
+            drifts_apart(course.at(t), course.at(t + 1), seed=random_state)
+            for t in range(len(course.times) - 1)
+        ]
     )
     remarks = _remarks(course, apart, time_key)
     for remark in remarks:
@@ -219,7 +224,9 @@ def _checked(couplings: Sequence, course: Course) -> list[sparse.csr_matrix]:
                 "cells in the order of the data"
             )
         sums = [np.asarray(matrix.sum(axis)).ravel() for axis in (0, 1)]
-        if not (np.isfinite(matrix.data).all() and (matrix.data >= 0).all() and min(s.min() for s in sums) > 0):
+        if not (
+            np.isfinite(matrix.data).all() and (matrix.data >= 0).all() and min(s.min() for s in sums) > 0
+        ):
             raise ValueError(
                 f"couplings[{t}]: entries must be finite and not negative, and no row or column all zero"
             )
