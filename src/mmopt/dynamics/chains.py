@@ -81,7 +81,7 @@ def sample_chains(
 
 
 def _scale(coupling: sparse.csr_matrix, weights: Sequence[np.ndarray] | None, t: int) -> np.ndarray:
-    """What one unit of mass on each cell is worth in the coupling."""
+    """Return what one unit of mass on each cell is worth in the coupling."""
     base = np.asarray(coupling.sum(1)).ravel() if weights is None else np.asarray(weights[t], dtype=float)
     return np.where(base > 0, 1 / np.maximum(base, 1e-300), 0.0)
 

@@ -113,7 +113,7 @@ def quasi_potential(
             axis.pane.set_visible(False)
         ax.set_box_aspect((1, 1, 0.55), zoom=1.1)
         mappable = plt.cm.ScalarMappable(plt.Normalize(times[0], times[-1]), SEQUENTIAL)
-        fig.colorbar(mappable, ax=ax, label=label, shrink=0.5, pad=0.02)
+        fig.colorbar(mappable, ax=ax, label=label, shrink=0.5, pad=0.14)
         return finish(fig, ax, show, return_fig)
 
 
