@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 from scipy import sparse
 
@@ -7,7 +9,7 @@ from mmopt.dynamics import descendants, sample_chains
 def plans(rng, sizes):
     weights = [w / w.sum() for w in (rng.exponential(size=n) for n in sizes)]
     out = []
-    for n, m in zip(sizes[:-1], sizes[1:], strict=True):
+    for n, m in pairwise(sizes):
         plan = rng.random((n, m)) * (rng.random((n, m)) < 0.6) + 1e-3
         for _ in range(500):
             plan *= (weights[len(out)] / plan.sum(1))[:, None]
@@ -24,7 +26,7 @@ def test_the_whole_population_ends_as_it_was_measured():
 
 
 def test_fate_probabilities_are_a_product_of_transitions():
-    weights, couplings = plans(np.random.default_rng(1), [6, 8, 5])
+    _, couplings = plans(np.random.default_rng(1), [6, 8, 5])
     dense = [c.toarray() / c.toarray().sum(1, keepdims=True) for c in couplings]
     expected = np.eye(6) @ dense[0] @ dense[1]
     np.testing.assert_allclose(descendants(couplings, np.eye(6), 0)[-1], expected, atol=1e-12)

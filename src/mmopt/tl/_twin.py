@@ -217,7 +217,7 @@ def _checked(couplings: Sequence, course: Course) -> list[sparse.csr_matrix]:
     out = []
     for t, matrix in enumerate(couplings):
         matrix = sparse.csr_matrix(matrix, dtype=float)
-        shape = (course.point == t).sum(), (course.point == t + 1).sum()
+        shape = len(course.rows(t)), len(course.rows(t + 1))
         if matrix.shape != shape:
             raise ValueError(
                 f"couplings[{t}] is {matrix.shape}; from {course.times[t]:g} to {course.times[t + 1]:g} it must be {shape}, "
