@@ -55,13 +55,13 @@ def test_every_modality_is_read_out(twinned):
     assert set(table["arm"]) == {"wild_type", "perturbed"}
     assert ((table["lo"] <= table["mean"] + 1e-9) & (table["mean"] <= table["hi"] + 1e-9)).all()
     clamped = table[(table["feature"] == "GATA1") & (table["arm"] == "perturbed")]
-    assert clamped["mean"].abs().max() < 0.1
-    # the wild type's read-out is what was measured at that time
+    assert clamped["mean"].abs().max() < 1e-6
+    # the wild type reads as it was measured, but for a mean of logs of pools against a log of means
     at = table[(table["arm"] == "wild_type") & (table["time"] == 8) & (table["modality"] == "rna")]
     counts = twinned["rna"].X.toarray()[twinned.obs["time"] == 8]
     measured = pd.Series(np.log1p(1e4 * counts.sum(0) / counts.sum()), twinned["rna"].var_names)
     both = at.set_index("feature")["mean"]
-    assert np.corrcoef(both, measured[both.index])[0, 1] > 0.97
+    assert np.corrcoef(both, measured[both.index])[0, 1] > 0.9
 
 
 @pytest.mark.usefixtures("_quiet")

@@ -12,7 +12,7 @@ EPSILON = 0.05
 RELAXATION = 5.0
 # entries kept per cell: the rest of an entropic plan is a tail that costs memory and decides nothing
 KEEP = 30
-BATCH = 1000
+BATCH, _WHOLE = 500, 4
 _ITERATIONS, _BALANCING, _FAR = 500, 100, 300.0
 _AS_MEASURED = 1e4  # POT makes NaN of infinity
 
@@ -41,7 +41,7 @@ def couple(
     epsilon, relaxation
         Entropic regularisation and price of leaving the growth, in units of the mean squared distance.
     batch
-        Beyond this many cells both points are split into random batches that are coupled one by one.
+        Beyond four times as many cells both points are split into random batches of this size, coupled one by one.
     seed
         Of the split.
 
@@ -64,7 +64,8 @@ def couple(
     a = np.ones(len(x)) if growth is None else np.asarray(growth, dtype=float)
     b = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float)
     a, b = a / a.sum(), b / b.sum()
-    n_batches = -(-max((a > 0).sum(), (b > 0).sum()) // batch)
+    n = max((a > 0).sum(), (b > 0).sum())
+    n_batches = 1 if n <= _WHOLE * batch else -(-n // batch)
     rng = np.random.default_rng(seed)
     # cells without mass (left out by a bootstrap) take no part
     sources = np.array_split(rng.permutation(np.flatnonzero(a)), n_batches)

@@ -92,7 +92,10 @@ def _feature_table(
         order = [g for m in range(n) for g in range(m, stage.scene.network.n_members, n)]
         draws = np.stack(arms.features["perturbed"])
         change = draws - wild[[g % n for g in order]]
-        mean = change.mean(0)
+        # every member of the twin weighs the same, however many of the network ran on its lines
+        mean = np.mean(
+            [change[[k for k, g in enumerate(order) if g % n == m]].mean(0) for m in range(n)], axis=0
+        )
         sd = np.sqrt(
             (ENSEMBLE * change.std(0, ddof=1)) ** 2
             + (TRANSFER * mean) ** 2
