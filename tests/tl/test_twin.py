@@ -130,3 +130,15 @@ def test_same_seed_same_twin(course):
     one, two, other = (fit(course(), random_state=s)["members"]["member1"]["flow"] for s in (1, 1, 2))
     np.testing.assert_array_equal(one["layers_0_weight"], two["layers_0_weight"])
     assert np.abs(one["layers_0_weight"] - other["layers_0_weight"]).max() > 1e-3
+
+
+def test_transitions_lead_to_the_fates(twinned):
+    matrix = mm.tl.transitions(twinned)
+    np.testing.assert_allclose(np.asarray(matrix.sum(1)).ravel(), 1, atol=1e-6)
+    time = twinned.obs["time"].to_numpy()
+    rows, columns = matrix.nonzero()
+    moved = rows != columns
+    assert (time[columns[moved]] - time[rows[moved]] == 2).all()
+    assert (time[rows[~moved]] == 8).all()
+    with pytest.raises(KeyError, match=r"mm\.tl\.twin"):
+        mm.tl.transitions(twinned, twin="none")

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_regulons": ["regulons"],
         "_screen": ["screen"],
         "_simulate": ["simulate"],
+        "_transitions": ["transitions"],
         "_twin": ["twin"],
     },
 )

@@ -12,7 +12,7 @@ from mmopt.tl._scene import Stage
 _Z = float(norm.ppf(0.95))
 # what the members share and cannot disagree on: factors on the ensemble's standard deviation and on the change, and the
 # share of the cells that is never known. Set on simulated networks, see benchmarks/twin
-ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.35, 0.04
+ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.35, 0.05
 _MUCH = 0.2
 
 
@@ -34,8 +34,12 @@ def tables(
             for i in range(len(grid)):
                 change[i], factor = shrink(draws[:, i])
             touched = np.abs(draws).max(axis=(0, 1)) > 1e-6
+            # what was taken back is not excluded either
             sd = np.sqrt(
-                (ENSEMBLE * draws.std(0, ddof=1)) ** 2 + (TRANSFER * draws.mean(0)) ** 2 + touched * UNSEEN**2
+                (ENSEMBLE * draws.std(0, ddof=1)) ** 2
+                + (TRANSFER * draws.mean(0)) ** 2
+                + (draws.mean(0) - change) ** 2
+                + touched * UNSEEN**2
             )
         p = np.clip(own + change, 0, None)
         p *= own.sum(1, keepdims=True) / np.maximum(p.sum(1, keepdims=True), 1e-12)
