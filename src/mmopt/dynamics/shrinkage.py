@@ -2,7 +2,7 @@
 
 import numpy as np
 
-CAUTION = 1.5
+CAUTION = 1.0
 
 
 def shrink(draws: np.ndarray, *, caution: float = CAUTION) -> tuple[np.ndarray, float]:
