@@ -58,3 +58,30 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data: set MMOPT_DATA to their folder ({folder} does not exist)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def twinned(regulated):
+    """The data of ``regulated`` with an embedding of its own, a twin and a simulated knock-out. Not to be changed."""
+    import warnings
+
+    import numpy as np
+    from sklearn.decomposition import PCA
+
+    import mmopt as mm
+
+    mdata = regulated[0].copy()
+    counts = mdata["rna"].X.toarray()
+    logged = np.log1p(1e4 * counts / counts.sum(1, keepdims=True))
+    mdata.obsm["X_pca"] = PCA(8, random_state=0).fit_transform(logged)
+    mm.tl.twin(mdata, time_key="time", use_rep="X_pca", units="days", n_steps=250, progress_bar=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mm.tl.simulate(
+            mdata,
+            start={"time": 0},
+            interventions=[("GATA1", "knockout", 0, 8)],
+            terminal_key="cell_type",
+            progress_bar=False,
+        )
+    return mdata

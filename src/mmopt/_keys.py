@@ -11,6 +11,10 @@ REGULONS = "regulons"
 PERTURB = "perturb"
 SCREEN = "screen"
 PERTURBATION_EVALUATION = "perturbation_evaluation"
+TWIN = "twin"
+SIMULATE = "simulate"
+TWIN_EVALUATION = "twin_evaluation"
+UNASSIGNED = "unassigned"
 
 # how control cells are spelled, in any case
 CONTROLS = ("control", "ctrl", "nt", "ntc", "non-targeting", "pbs", "dmso")
@@ -43,3 +47,8 @@ def shifted_embedding(key: str, embedding: str = EMBEDDING) -> str:
 def perturbation_score(key: str) -> str:
     """``obs`` column that says whether the perturbation ``key`` moves a cell with or against the reference flow."""
     return f"perturb_score_{key}"
+
+
+def fate_slot(key: str = SIMULATE) -> str:
+    """``obsm`` key of every cell's fate probabilities; their names are in ``uns[key]["fate_names"]``."""
+    return f"fate_{key}"

@@ -5,11 +5,15 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "_dynamics": ["dynamics"],
+        "_fates": ["fates"],
         "_landscape": ["landscape"],
         "_loss_curves": ["loss_curves"],
         "_modality_weights": ["modality_weights"],
         "_optimizer_comparison": ["optimizer_comparison"],
         "_perturbation": ["perturbation"],
+        "_quasi_potential": ["quasi_potential"],
         "_screen": ["screen"],
+        "_trajectories": ["trajectories"],
     },
 )

@@ -1,0 +1,93 @@
+"""Descent through the couplings: the offspring of some cells, and lines of descent of observed cells."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+
+def descendants(
+    couplings: Sequence[sparse.csr_matrix],
+    mass: np.ndarray,
+    first: int,
+    weights: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Push ``mass`` on the cells of time point ``first`` through the couplings.
+
+    Parameters
+    ----------
+    couplings
+        Of all consecutive time points, ``(n_t, n_{t+1})`` each.
+    mass
+        ``(n_first,)`` or ``(k, n_first)``.
+    first
+        Number of the time point.
+    weights
+        Mass that each cell of each time point was coupled with, so that growth counts: a cell with twice the offspring
+        counts twice (fractions of a population). Without, every cell counts the same whatever its offspring (fate
+        probabilities of cells).
+
+    Returns
+    -------
+    list of numpy.ndarray
+        Mass at time point ``first`` and at every later one, each summing to 1 (along the last axis).
+
+    Examples
+    --------
+    >>> plan = sparse.csr_matrix([[0.5, 0.0], [0.25, 0.25]])
+    >>> descendants([plan], np.array([0.0, 1.0]), 0)[-1].tolist()
+    [0.5, 0.5]
+    """
+    now = np.atleast_2d(np.asarray(mass, dtype=float))
+    now = now / np.maximum(now.sum(1, keepdims=True), 1e-300)
+    steps = [now]
+    for t in range(first, len(couplings)):
+        now = np.asarray((now * _scale(couplings[t], weights, t)) @ couplings[t])
+        now = now / np.maximum(now.sum(1, keepdims=True), 1e-300)
+        steps.append(now)
+    return [s[0] for s in steps] if np.ndim(mass) == 1 else steps
+
+
+def sample_chains(
+    couplings: Sequence[sparse.csr_matrix],
+    mass: np.ndarray,
+    first: int,
+    n: int,
+    rng: np.random.Generator,
+    weights: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
+    """Draw ``n`` lines of descent from ``mass`` on the cells of time point ``first`` to the last time point.
+
+    Forward the offspring is counted, backward the ancestors are drawn, so that at every time point the chains are
+    distributed as :func:`descendants` says.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_points, n)`` rows of the cells within their time point, from ``first`` on.
+    """
+    forward = descendants(couplings, mass, first, weights)
+    now = _draw(forward[-1], n, rng)
+    rows = [now]
+    for t in range(len(couplings) - 1, first - 1, -1):
+        weight = forward[t - first] * _scale(couplings[t], weights, t)
+        back = sparse.csc_matrix(sparse.diags(weight) @ couplings[t])
+        ends = np.concatenate([[0.0], np.cumsum(back.data)])
+        low, high = ends[back.indptr[now]], ends[back.indptr[now + 1]]
+        drawn = np.searchsorted(ends, low + rng.random(n) * (high - low), side="right") - 1
+        now = back.indices[np.clip(drawn, back.indptr[now], back.indptr[now + 1] - 1)]
+        rows.append(now)
+    return np.stack(rows[::-1])
+
+
+def _scale(coupling: sparse.csr_matrix, weights: Sequence[np.ndarray] | None, t: int) -> np.ndarray:
+    """Return what one unit of mass on each cell is worth in the coupling."""
+    base = np.asarray(coupling.sum(1)).ravel() if weights is None else np.asarray(weights[t], dtype=float)
+    return np.where(base > 0, 1 / np.maximum(base, 1e-300), 0.0)
+
+
+def _draw(mass: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Systematic draw: as even as ``n`` draws can be."""
+    positions = (np.arange(n) + rng.random()) / n
+    drawn = np.minimum(np.searchsorted(np.cumsum(mass), positions * mass.sum(), side="right"), len(mass) - 1)
+    return rng.permutation(drawn)

@@ -1,0 +1,122 @@
+"""The drift whose state is the regulators: a clamped gene is held inside the dynamics."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+# as in the network's own scale: what a pool of some thirty cells cannot tell from off or from fully on
+_FLOOR = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """Regulators and what each of them makes of the others.
+
+    Parameters
+    ----------
+    weights
+        ``(p, p)``: change of the target's log odds per unit of the regulator's occupancy, 0 where there is no edge.
+    exponent, half
+        Occupancy of a level: ``u**exponent / (u**exponent + half**exponent)``.
+    rate
+        Turnover per unit of time.
+    """
+
+    weights: np.ndarray
+    exponent: float
+    half: float
+    rate: float
+
+    def occupancy(self, level: np.ndarray) -> np.ndarray:
+        """Effect of a level on its targets, 0 to 1."""
+        power = np.maximum(level, 0) ** self.exponent
+        return power / (power + self.half**self.exponent)
+
+
+def follow(
+    circuit: Circuit,
+    times: np.ndarray,
+    path: np.ndarray,
+    clamp: Callable[[float], dict[int, np.ndarray | float]],
+    shift: Callable[[float], dict[int, np.ndarray]] | None = None,
+    *,
+    production: np.ndarray | None = None,
+    step: float = 0.1,
+) -> np.ndarray:
+    """Run the regulators beside an observed path, of which they leave only what the clamp does to them.
+
+    With ``w`` the observed path and ``x`` the clamped one, ``dx = dw + rate (F(x) - F(w) - (x - w)) dt``, where
+    ``F(x) = expit(odds(w) + weights (h(x) - h(w)))``: what the network does not explain of a cell stays with it, and
+    without a clamp the cell follows what was observed exactly.
+
+    Parameters
+    ----------
+    circuit
+        The regulators.
+    times
+        ``(n_times,)``, increasing.
+    path
+        ``(n_times, n_cells, p)`` observed levels; linear in between.
+    clamp
+        Of the time: regulators that are held, and their levels.
+    shift
+        Of the time: regulators whose log odds are shifted.
+    production
+        ``(n_times, n_cells, p)``: what the observed cell makes (``F(w)``) as a level, e.g. of its chromatin; by default
+        the path itself (the cell is in balance).
+    step
+        Longest time step as a share of ``1 / rate``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_times, n_cells, p)`` levels under the clamp.
+
+    Examples
+    --------
+    >>> circuit = Circuit(np.array([[0.0, 0.0], [5.0, 0.0]]), 2.0, 0.5, 1.0)
+    >>> path = np.full((2, 1, 2), 0.8)
+    >>> follow(circuit, np.array([0.0, 9.0]), path, lambda t: {0: 0.0})[-1].round(2).tolist()
+    [[0.0, 0.09]]
+    """
+    made = path if production is None else production
+    now = np.array(path[0], dtype=float)
+    _hold(now, clamp(float(times[0])))
+    out = [now.copy()]
+    for t in range(len(times) - 1):
+        span = times[t + 1] - times[t]
+        n = max(int(np.ceil(span * circuit.rate / step)), 1)
+        move = (path[t + 1] - path[t]) / n
+        for s in range(n):
+            share = s / n
+            observed = path[t] + share * (path[t + 1] - path[t])
+            odds = _log_odds(made[t] + share * (made[t + 1] - made[t]))
+            when = float(times[t] + share * span)
+            held = clamp(when)
+            _hold(now, held)
+            push = (circuit.occupancy(now) - circuit.occupancy(observed)) @ circuit.weights.T
+            for column, value in (shift(when) if shift else {}).items():
+                push[:, column] += value
+            answer = (_expit(odds + push) - _expit(odds)) / (1 - 2 * _FLOOR)
+            # exact for a constant answer over the step: stable whatever the rate
+            decay = -np.expm1(-circuit.rate * span / n)
+            now = now + move + decay * (answer - (now - observed))
+            np.maximum(now, 0, out=now)
+        _hold(now, clamp(float(times[t + 1])))
+        out.append(now.copy())
+    return np.stack(out)
+
+
+def _hold(level: np.ndarray, held: dict[int, np.ndarray | float]) -> None:
+    for column, value in held.items():
+        level[:, column] = value
+
+
+def _log_odds(level: np.ndarray) -> np.ndarray:
+    inside = _FLOOR + (1 - 2 * _FLOOR) * np.clip(level, 0, 1)
+    return np.log(inside / (1 - inside))
+
+
+def _expit(odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-odds))

@@ -1,0 +1,130 @@
+"""The same lines of descent with and without an intervention, in the regulators and in every feature."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from mmopt.dynamics import Circuit, follow
+from mmopt.grn.effects import Scene
+from mmopt.grn.propagation import Cells
+from mmopt.grn.scale import FLOOR, expit, log_odds
+from mmopt.tl._interventions import build
+from mmopt.tl._scene import Stage
+from mmopt.tl._schedule import Planned
+
+# how often a regulator turns over while the population differentiates: no snapshot says, so the members differ. Chosen on
+# simulated networks, where a threefold error costs little
+TURNOVERS = (6.0, 12.0, 24.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Lines of descent of one member on the grid of the simulation.
+
+    ``level``: ``(n_grid, n_lines, n_features)`` of the observed cells, linear between two time points.
+    """
+
+    grid: np.ndarray
+    level: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What is held at each time of the grid: columns to levels, and columns to shifts of their log odds."""
+
+    clamps: list[dict[int, np.ndarray | float]]
+    shifts: list[dict[int, np.ndarray]]
+
+    @property
+    def columns(self) -> list[int]:
+        """All columns that are held at some time."""
+        return sorted({c for at in self.clamps for c in at})
+
+
+def interpolated(level: np.ndarray, times: np.ndarray, grid: np.ndarray) -> Lines:
+    """Levels ``(n_points, n_lines, n_features)`` of the observed cells brought to the grid."""
+    right = np.clip(np.searchsorted(times, grid, side="left"), 1, len(times) - 1)
+    share = np.clip((grid - times[right - 1]) / (times[right] - times[right - 1]), 0, 1)
+    share = share[:, None, None].astype(np.float32)
+    return Lines(grid, (1 - share) * level[right - 1] + share * level[right])
+
+
+def hold(planned: Sequence[Planned], stage: Stage, lines: Lines) -> Held:
+    """Clamps and shifts of a schedule along the lines."""
+    scene, clamps, shifts = stage.scene, [], []
+    for i, time in enumerate(lines.grid):
+        now = [p.what for p in planned if p.active(float(time), float(lines.grid[-1]))]
+        if not now:
+            clamps.append({})
+            shifts.append({})
+            continue
+        cells = Cells(lines.level[i], scene.cells.highest)
+        here = Scene(scene.network, cells, scene.readout, np.zeros((1, len(cells.level))))
+        made = build(now, stage.features, here, stage.links, stage.cognate, None)
+        clamps.append(dict(made.clamps))
+        shifts.append(dict(made.shifts))
+    return Held(clamps, shifts)
+
+
+def regulators_along(stage: Stage, lines: Lines, held: Held, member: int, span: float) -> np.ndarray:
+    """Levels of the regulators under the schedule, ``(n_grid, n_lines, p)``, by one member of the network.
+
+    ``span``: time from the first to the last time point of the course.
+    """
+    network = stage.scene.network
+    number = {int(column): i for i, column in enumerate(network.regulators)}
+    path = np.maximum(lines.level[:, :, network.regulators], 0)
+    weights = network.dense(member)[network.regulators]
+    form = network.forms[member]
+    circuit = Circuit(weights, form.exponent, form.half, TURNOVERS[member % len(TURNOVERS)] / span)
+
+    def at(parts: list[dict], time: float) -> dict:
+        i = int(np.searchsorted(lines.grid, time + 1e-9 * span, side="right")) - 1
+        return {number[c]: v for c, v in parts[i].items() if c in number}
+
+    return follow(circuit, lines.grid, path, lambda t: at(held.clamps, t), lambda t: at(held.shifts, t))
+
+
+def features_along(
+    stage: Stage, lines: Lines, held: Held, regulators: np.ndarray, member: int, i: int
+) -> np.ndarray:
+    """Levels of every feature at the ``i``-th time of the grid, ``(n_lines, n_features)``."""
+    network, form = stage.scene.network, stage.scene.network.forms[member]
+    level = lines.level[i]
+    before = np.maximum(level[:, network.regulators], 0)
+    push = (form(regulators[i]) - form(before)) @ network.dense(member).T
+    for column, shift in held.shifts[i].items():
+        push[:, column] += shift
+    odds = log_odds(level)
+    after = level + (expit(odds + push) - expit(odds)) / (1 - 2 * FLOOR)
+    after[:, network.regulators] = regulators[i]
+    after = np.clip(after, np.minimum(level, 0), np.maximum(level, stage.scene.cells.highest))
+    for column, value in held.clamps[i].items():
+        after[:, column] = value
+    return after
+
+
+class Reader:
+    """Probability of each label at given levels of the regulators: softer than neighbours, and defined everywhere.
+
+    Parameters
+    ----------
+    level
+        ``(n, p)`` of observed cells.
+    labels
+        ``(n,)``.
+    """
+
+    def __init__(self, level: np.ndarray, labels: np.ndarray) -> None:
+        self._labels = np.unique(labels)
+        self.names = [str(n) for n in self._labels]
+        if len(self._labels) > 1:
+            self._model = LogisticRegression(C=1.0, max_iter=500).fit(np.clip(level, 0, 1), labels)
+
+    def __call__(self, level: np.ndarray) -> np.ndarray:
+        """``(n, n_labels)``; a level beyond fully on counts as fully on."""
+        if len(self._labels) == 1:
+            return np.ones((len(level), 1))
+        return self._model.predict_proba(np.clip(level, 0, 1))

@@ -1,0 +1,151 @@
+"""A time course: which cell was measured when, where it lies, and what makes a course too poor to learn from."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+
+from mmopt._checks import find_modalities, listed, obs_column
+from mmopt._keys import EMBEDDING
+
+if TYPE_CHECKING:
+    from mmopt.models import TriVI
+
+PSEUDOTIME, UNKNOWN = "pseudotime", "time"
+_LEAST_CELLS = 50
+# more distinct values than this and the column is no list of time points
+_MOST_POINTS, _BINS = 40, 6
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """Cells by time point.
+
+    Parameters
+    ----------
+    times
+        ``(n_times,)``, increasing.
+    point
+        ``(n_obs,)`` number of each cell's time point, -1 where its time is not known.
+    states
+        ``(n_obs, d)`` embedding.
+    growth
+        ``(n_obs,)`` expected descendants per unit of time, or ``None``.
+    units
+        What the times count, ``"pseudotime"`` where they count nothing.
+    """
+
+    times: np.ndarray
+    point: np.ndarray
+    states: np.ndarray
+    growth: np.ndarray | None
+    units: str
+
+    def rows(self, t: int) -> np.ndarray:
+        """Rows of the cells of time point ``t``."""
+        return np.flatnonzero(self.point == t)
+
+    def at(self, t: int) -> np.ndarray:
+        """States of the cells of time point ``t``."""
+        return self.states[self.point == t]
+
+    def offspring(self, t: int) -> np.ndarray:
+        """Descendants that each cell of time point ``t`` has by the next one, relative to each other."""
+        rows = self.rows(t)
+        if self.growth is None:
+            return np.ones(len(rows))
+        return self.growth[rows] ** (self.times[t + 1] - self.times[t])
+
+    def without(self, t: int) -> "Course":
+        """Leave time point ``t`` out."""
+        point = np.where(self.point > t, self.point - 1, np.where(self.point == t, -1, self.point))
+        return Course(np.delete(self.times, t), point, self.states, self.growth, self.units)
+
+
+def read_course(
+    mdata: MuData,
+    time_key: str,
+    *,
+    use_rep: str | None,
+    model: "TriVI | None" = None,
+    growth_key: str | None = None,
+    units: str | None = None,
+    least_cells: int = _LEAST_CELLS,
+) -> Course:
+    """Read a course from a MuData.
+
+    Raises
+    ------
+    KeyError
+        No such column or embedding.
+    ValueError
+        Times that are no numbers, one time point, too few cells at one, pseudotime that is to count something.
+    """
+    modalities = find_modalities(mdata)
+    column = obs_column(mdata, time_key, modalities)
+    times = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=float)
+    known = np.isfinite(times)
+    if lost := int((~known & column.notna().to_numpy()).sum()):
+        odd = column[~known & column.notna().to_numpy()].astype(str).unique()
+        raise ValueError(
+            f"time_key={time_key!r}: {lost} values are no finite numbers ({listed(odd)}); give numbers of one unit, e.g. "
+            f"`mdata.obs[{time_key!r}].str.extract(r'(\\d+)')[0].astype(float)`"
+        )
+    values, units = np.unique(times[known]), units or ""
+    pseudo = "pseudotime" in time_key.lower() or len(values) > _MOST_POINTS or units == PSEUDOTIME
+    if pseudo:
+        if units not in ("", PSEUDOTIME):
+            raise ValueError(
+                f"time_key={time_key!r} is a pseudotime ({len(values)} values): an order of cells without a clock, so it "
+                f"cannot be counted in {units}; leave `units` out, or give a `time_key` with the times of sampling"
+            )
+        units = PSEUDOTIME
+        if len(values) > _MOST_POINTS:
+            times[known], values = _binned(times[known])
+    if len(values) < 2:
+        raise ValueError(
+            f"time_key={time_key!r} has {len(values)} time point ({listed(values)}): dynamics need at least two, better "
+            "four or more; with a single snapshot give a pseudotime, e.g. `sc.tl.dpt` and time_key='dpt_pseudotime'"
+        )
+    point = np.where(known, np.searchsorted(values, np.nan_to_num(times)), -1)
+    sizes = np.bincount(point[known], minlength=len(values))
+    if sizes.min() < least_cells:
+        few = [f"{v:g}: {n}" for v, n in zip(values, sizes, strict=True) if n < least_cells]
+        raise ValueError(
+            f"time_key={time_key!r}: fewer than {least_cells} cells at some time points ({', '.join(few)}); merge or leave "
+            "out these points, or lower `least_cells`"
+        )
+    growth = None
+    if growth_key is not None:
+        growth = pd.to_numeric(obs_column(mdata, growth_key, modalities)).to_numpy(dtype=float)
+        if not (np.isfinite(growth[known]).all() and (growth[known] > 0).all()):
+            raise ValueError(
+                f"growth_key={growth_key!r}: descendants per unit of time must be positive and finite, 1 for a cell that "
+                "neither divides nor dies"
+            )
+    return Course(values, point, _states(mdata, use_rep, model), growth, units or UNKNOWN)
+
+
+def _binned(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bins of equal numbers of cells, each at its mean."""
+    edges = np.quantile(times, np.linspace(0, 1, _BINS + 1)[1:-1])
+    number = np.searchsorted(edges, times, side="right")
+    means = np.array([times[number == b].mean() for b in np.unique(number)])
+    return means[np.unique(number, return_inverse=True)[1]], np.unique(means)
+
+
+def _states(mdata: MuData, use_rep: str | None, model: "TriVI | None") -> np.ndarray:
+    if use_rep is None and EMBEDDING not in mdata.obsm and model is not None:
+        mdata.obsm[EMBEDDING] = np.asarray(model.get_latent_representation(mdata), dtype=np.float32)
+    key = use_rep or EMBEDDING
+    if key not in mdata.obsm:
+        raise KeyError(
+            f"mdata.obsm has no {key!r} (it has {listed(mdata.obsm, 20) or 'nothing'}); call "
+            "`mm.tl.integrate(mdata)` first, or name any embedding with `use_rep=`, e.g. 'X_pca'"
+        )
+    states = np.asarray(mdata.obsm[key], dtype=float)
+    if not np.isfinite(states).all():
+        raise ValueError(f"mdata.obsm[{key!r}] has NaN or infinite values; a twin needs every cell in it")
+    return states

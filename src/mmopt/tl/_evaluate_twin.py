@@ -1,0 +1,248 @@
+"""Leave a time point out and predict it, beside everything a twin has to beat."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from sklearn.neighbors import NearestNeighbors
+
+from mmopt import _keys, optim
+from mmopt._checks import check_obs, counts, find_modalities, positions
+from mmopt._compat import versions
+from mmopt._progress import progress
+from mmopt._random import derived
+from mmopt.dynamics import fit_flow, maximum_mean_discrepancy, wasserstein
+from mmopt.metrics import energy_distance
+from mmopt.tl._course import Course, read_course
+from mmopt.tl._twin import coupled
+
+TWIN, LINEAR, PREVIOUS, NEXT, FLOOR = (
+    "twin",
+    "linear_interpolation",
+    "previous_time",
+    "next_time",
+    "split_half_floor",
+)
+_MOST, _GENES, _POOL = 300, 200, 15
+
+
+def evaluate_twin(
+    mdata: MuData,
+    *,
+    time_key: str,
+    hold_out: float | Sequence[float] | None = None,
+    use_rep: str | None = None,
+    growth_key: str | None = None,
+    layer: str | None = None,
+    genes: bool = True,
+    n_members: int = 5,
+    n_steps: int = 2000,
+    optimizer: str = "asgdadam",
+    lr: float = 5e-3,
+    least_cells: int = 50,
+    progress_bar: bool = True,
+    key_added: str = _keys.TWIN_EVALUATION,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Fit a twin without a time point and say how far its prediction of that point is from what was measured.
+
+    Parameters
+    ----------
+    mdata
+        Data with an embedding.
+    time_key, use_rep, growth_key, n_steps, optimizer, lr, least_cells
+        As for :func:`mmopt.tl.twin`.
+    hold_out
+        Time or times to leave out, one at a time; default: every one but the first and the last.
+    layer
+        Layer with the raw RNA counts.
+    genes
+        Score on genes too: pools of 15 cells, log1p counts per 10,000 of the 200 genes that vary most between time points.
+    n_members
+        Fits per time point.
+    progress_bar
+        Show one.
+    key_added
+        Slot in ``mdata.uns``.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    DataFrame
+        One row per held-out time, ``space`` (``embedding``, ``genes``) and ``prediction``: ``twin`` (mean over the members, with
+        ``w1_sd`` over them), ``linear_interpolation`` (of the cells coupled across the gap), ``previous_time`` and ``next_time``
+        (those cells as they are), ``split_half_floor`` (the other half of the held-out cells: no prediction can be expected
+        below). ``w1``, ``w2``, ``mmd`` (squared, unbiased), ``energy``, ``n_cells`` (compared with as many). Also in
+        ``mdata.uns["twin_evaluation"]``.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`mmopt.tl.twin`; fewer than three time points, or a time that is none of the inner ones.
+
+    Notes
+    -----
+    The embedding was computed with the held-out cells, as the cells of a new sample would be mapped; their times were not used.
+
+    Examples
+    --------
+    >>> mm.tl.evaluate_twin(mdata, time_key="day").query("space == 'embedding'").pivot_table("w2", "prediction", "time")
+    """
+    if n_members < 1:
+        raise ValueError(f"n_members must be at least 1, got {n_members}")
+    creator = optim.creator(optimizer, lr=lr)
+    course = read_course(mdata, time_key, use_rep=use_rep, growth_key=growth_key, least_cells=least_cells)
+    if len(course.times) < 3:
+        raise ValueError(
+            f"time_key={time_key!r} has {len(course.times)} time points: to leave one out between two others takes three"
+        )
+    inner = _inner(course, hold_out)
+    profile = _profiles(mdata, course, layer) if genes else None
+    rows: list[dict] = []
+    for t in progress(inner, "evaluate_twin", len(inner), progress_bar):
+        seed = derived(random_state, 41, t)
+        rows += _one(course, t, profile, creator, n_members, n_steps, seed)
+    table = pd.DataFrame(rows)
+    mdata.uns[key_added] = {
+        "scores": table,
+        "params": {
+            "time_key": time_key,
+            "use_rep": use_rep or _keys.EMBEDDING,
+            "n_members": n_members,
+            "n_steps": n_steps,
+            "optimizer": optimizer,
+            "units": course.units,
+            "random_state": random_state,
+        },
+        "versions": versions(),
+    }
+    return table.copy()
+
+
+def _inner(course: Course, hold_out: float | Sequence[float] | None) -> list[int]:
+    inner = list(range(1, len(course.times) - 1))
+    if hold_out is None:
+        return inner
+    chosen = []
+    for time in np.atleast_1d(np.asarray(hold_out, dtype=float)):
+        found = [t for t in inner if np.isclose(course.times[t], time)]
+        if not found:
+            raise ValueError(
+                f"hold_out: {time:g} is none of the inner time points {', '.join(f'{course.times[t]:g}' for t in inner)}; the "
+                "first and the last cannot be predicted from both sides"
+            )
+        chosen += found
+    return chosen
+
+
+def _one(
+    course: Course, t: int, profile: np.ndarray | None, creator, n_members: int, n_steps: int, seed: int
+) -> list[dict]:
+    rng = np.random.default_rng(seed)
+    left = course.without(t)
+    held = rng.permutation(course.rows(t))
+    sizes = [len(held) // 2, *((course.point == t + d).sum() for d in (-1, 1)), _MOST]
+    n = int(min(sizes))
+    truth, other = held[:n], held[n : 2 * n]
+    before, after = (rng.choice(course.rows(t + d), n, replace=False) for d in (-1, 1))
+    share = (course.times[t] - course.times[t - 1]) / (course.times[t + 1] - course.times[t - 1])
+    predicted: dict[str, list[np.ndarray]] = {TWIN: [], LINEAR: []}
+    for m in range(n_members):
+        _, plans = coupled(left, None, derived(seed, 1, m))
+        flow = fit_flow(
+            [left.at(i) for i in range(len(left.times))],
+            left.times,
+            plans,
+            creator,
+            n_steps=n_steps,
+            seed=derived(seed, 2, m),
+        )
+        path = flow.run(course.states[before], np.array([course.times[t - 1], course.times[t]]))
+        predicted[TWIN].append(path[-1])
+        pairs = plans[t - 1].tocoo()
+        drawn = rng.choice(len(pairs.data), n, p=pairs.data / pairs.data.sum())
+        x0, x1 = left.at(t - 1)[pairs.row[drawn]], left.at(t)[pairs.col[drawn]]
+        predicted[LINEAR].append((1 - share) * x0 + share * x1)
+    fixed = {PREVIOUS: before, NEXT: after, FLOOR: other}
+    spaces = {
+        "embedding": (
+            course.states[truth],
+            predicted | {k: [course.states[v]] for k, v in fixed.items()},
+        )
+    }
+    if profile is not None:
+        # every side is a mean of 15 cells: of the training cells around a predicted state, of its own time around a cell
+        training = np.flatnonzero(left.point >= 0)
+        pools = {k: [_pooled(profile, course.states, training, x) for x in v] for k, v in predicted.items()}
+        pools |= {
+            k: [_pooled(profile, course.states, course.rows(t + d), course.states[fixed[k]])]
+            for k, d in ((PREVIOUS, -1), (NEXT, 1))
+        }
+        pools[FLOOR] = [_pooled(profile, course.states, held[n:], course.states[other])]
+        spaces["genes"] = _pooled(profile, course.states, held[: max(n, _POOL)], course.states[truth]), pools
+    rows = []
+    for space, (target, samples) in spaces.items():
+        scale = float(np.median(np.linalg.norm(target - target[rng.permutation(n)], axis=1)))
+        for name, draws in samples.items():
+            scores = np.array(
+                [
+                    (
+                        wasserstein(x, target),
+                        wasserstein(x, target, 2),
+                        maximum_mean_discrepancy(x, target, scale),
+                        energy_distance(x, target),
+                    )
+                    for x in draws
+                ]
+            )
+            w1, w2, mmd, energy = scores.mean(0)
+            rows.append(
+                {
+                    "time": float(course.times[t]),
+                    "space": space,
+                    "prediction": name,
+                    "w1": w1,
+                    "w2": w2,
+                    "mmd": mmd,
+                    "energy": energy,
+                    "w1_sd": float(scores[:, 0].std(ddof=1)) if len(scores) > 1 else np.nan,
+                    "n_cells": n,
+                }
+            )
+    return rows
+
+
+def _profiles(mdata: MuData, course: Course, layer: str | None) -> np.ndarray:
+    """Return the logged RNA of every cell in the genes whose means differ most between time points; NaN without RNA."""
+    modalities = find_modalities(mdata)
+    if "rna" not in modalities:
+        raise ValueError(
+            "genes=True needs an RNA modality; name it as usual, or leave genes out with `genes=False`"
+        )
+    check_obs(mdata, modalities)
+    name = modalities["rna"]
+    matrix = counts(mdata.mod[name], name, layer)
+    place = positions(mdata, name)
+    here = np.flatnonzero(place >= 0)
+    dense = matrix[place[here]]
+    sums = np.asarray(dense.sum(1)).reshape(-1, 1)
+    means = []
+    for t in range(len(course.times)):
+        rows = course.point[here] == t
+        mean = np.asarray(dense[rows].sum(0)).ravel() / max(float(sums[rows].sum()), 1e-9)
+        means.append(np.log1p(1e4 * mean))
+    chosen = np.sort(np.argsort(-np.var(means, axis=0), kind="stable")[:_GENES])
+    part = dense[:, chosen]
+    part = np.asarray(part.todense() if hasattr(part, "todense") else part, dtype=float)
+    out = np.full((mdata.n_obs, len(chosen)), np.nan)
+    out[here] = np.log1p(1e4 * part / np.maximum(sums, 1e-12))
+    return out
+
+
+def _pooled(profile: np.ndarray, states: np.ndarray, among: np.ndarray, query: np.ndarray) -> np.ndarray:
+    among = among[np.isfinite(profile[among]).all(1)]
+    k = min(_POOL, len(among))
+    near = NearestNeighbors(n_neighbors=k).fit(states[among]).kneighbors(query, return_distance=False)
+    return profile[among][near].mean(1)

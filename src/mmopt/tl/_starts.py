@@ -1,0 +1,134 @@
+"""Where a simulation starts: a time point, a group, given cells or given states."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+
+from mmopt._checks import listed, obs_column
+from mmopt.dynamics import FateMap
+from mmopt.tl._course import Course
+
+_FEW = 10
+_MUCH, _SOME = 0.5, 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Time point, and the mass on each of its cells; ``whole``: all cells of the time point."""
+
+    point: int
+    mass: np.ndarray
+    whole: bool
+    name: str
+    remarks: list[str]
+
+
+def find_start(mdata: MuData, course: Course, start: object, time_key: str, random_state: int = 0) -> Start:
+    """Read ``{"day": 2}``, ``{"cell_type": "HSC"}``, both together, names or a mask of cells, or ``{"day": 2, "states": x}``.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        What cannot be read, times that were not measured, no or hardly any cells, states outside of the data.
+    """
+    given = dict(start) if isinstance(start, Mapping) else {}
+    time = given.pop(time_key, given.pop("time", None))
+    states = given.pop("states", None)
+    member = np.ones(mdata.n_obs, dtype=bool)
+    if not isinstance(start, Mapping):
+        member = _cells(mdata, start)
+    elif time is None and states is None and not given:
+        raise ValueError(
+            f'start: nothing is said; give a time such as {{"{time_key}": {course.times[0]:g}}}, or a group'
+        )
+    for key, value in given.items():
+        column = obs_column(mdata, key).astype(str)
+        wanted = [str(v) for v in (value if isinstance(value, list | tuple | np.ndarray) else [value])]
+        if unknown := set(wanted) - set(column):
+            raise KeyError(f"start: no {listed(unknown)} in {key!r}; there are {listed(column.unique(), 20)}")
+        member &= column.isin(wanted).to_numpy()
+    sizes = np.array([(member & (course.point == t)).sum() for t in range(len(course.times))])
+    if time is not None:
+        t = _point(course, time)
+    elif states is not None:
+        raise ValueError(
+            f'start: states need their time too, e.g. {{"{time_key}": {course.times[0]:g}, "states": x}}'
+        )
+    else:
+        t = int(np.argmax(sizes[:-1]))
+    if t == len(course.times) - 1:
+        raise ValueError(
+            f"start: {course.times[t]:g} is the last time point, so there is nothing left to simulate"
+        )
+    remarks = []
+    if states is not None:
+        mass, remarks = _from_states(np.asarray(states, dtype=float), course, t)
+        return Start(t, mass, False, "states", remarks)
+    if sizes[t] < _FEW:
+        raise ValueError(
+            f"start: {sizes[t]} cells at {course.times[t]:g}, at least {_FEW} are needed; cells by time point: "
+            + ", ".join(f"{x:g}: {n}" for x, n in zip(course.times, sizes, strict=True))
+        )
+    if time is None and sizes.sum() > sizes[t]:
+        remarks.append(
+            f"the start has cells at several times; those at {course.times[t]:g} are used ({sizes[t]} of {sizes.sum()})"
+        )
+    mass = member[course.point == t].astype(float)
+    named = ", ".join(f"{k} {v}" for k, v in given.items()) or (
+        "cells" if not isinstance(start, Mapping) else "all"
+    )
+    return Start(t, mass, bool(mass.all()), named, remarks)
+
+
+def _point(course: Course, time: object) -> int:
+    near = int(np.argmin(np.abs(course.times - float(time))))
+    if abs(course.times[near] - float(time)) > 1e-6 * max(np.ptp(course.times), 1e-9):
+        where = (
+            "outside of the course"
+            if not course.times[0] <= float(time) <= course.times[-1]
+            else "not measured"
+        )
+        raise ValueError(
+            f"start: {float(time):g} is {where}; the time points are {', '.join(f'{t:g}' for t in course.times)}"
+        )
+    return near
+
+
+def _cells(mdata: MuData, start: object) -> np.ndarray:
+    if isinstance(start, str | int | float) or start is None:
+        raise TypeError(
+            f"start: a dict such as {{'day': 2}}, names or a mask of cells are needed, not {start!r}"
+        )
+    cells = np.asarray(start)
+    if cells.dtype == bool:
+        if cells.shape != (mdata.n_obs,):
+            raise ValueError(f"start: a mask of {mdata.n_obs} values is needed, got {cells.shape}")
+        return cells
+    if cells.ndim != 1 or cells.dtype.kind not in "OUST":
+        raise TypeError(
+            f"start: names of cells are needed, not an array of {cells.dtype}; states go into {{'states': x}}"
+        )
+    rows = mdata.obs_names.get_indexer(pd.Index(cells))
+    if (rows < 0).any():
+        raise KeyError(f"start: not in mdata.obs_names: {listed(cells[rows < 0])}")
+    return np.isin(np.arange(mdata.n_obs), rows)
+
+
+def _from_states(states: np.ndarray, course: Course, t: int) -> tuple[np.ndarray, list[str]]:
+    here = course.at(t)
+    if states.ndim != 2 or states.shape[1] != here.shape[1] or not np.isfinite(states).all():
+        raise ValueError(
+            f"start: states must be finite and (n, {here.shape[1]}) as the embedding, got {states.shape}"
+        )
+    near = FateMap(here, np.zeros(len(here), dtype=int), k=5)
+    share = float(near.outside(states).mean())
+    if share > _MUCH:
+        raise ValueError(
+            f"start: {share:.0%} of the states lie outside of the data at {course.times[t]:g} (farther from the cells than "
+            "99 % of those from each other); a twin knows nothing there. Map them with the model first, or start from cells"
+        )
+    mass = np.bincount(near.near(states).ravel(), minlength=len(here)).astype(float)
+    return mass, [f"{share:.0%} of the starting states lie outside of the data"] if share > _SOME else []

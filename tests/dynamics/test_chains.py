@@ -1,0 +1,44 @@
+from itertools import pairwise
+
+import numpy as np
+from scipy import sparse
+
+from mmopt.dynamics import descendants, sample_chains
+
+
+def plans(rng, sizes):
+    weights = [w / w.sum() for w in (rng.exponential(size=n) for n in sizes)]
+    out = []
+    for n, m in pairwise(sizes):
+        plan = rng.random((n, m)) * (rng.random((n, m)) < 0.6) + 1e-3
+        for _ in range(500):
+            plan *= (weights[len(out)] / plan.sum(1))[:, None]
+            plan *= weights[len(out) + 1] / plan.sum(0)
+        out.append(sparse.csr_matrix(plan))
+    return weights, out
+
+
+def test_the_whole_population_ends_as_it_was_measured():
+    weights, couplings = plans(np.random.default_rng(0), [6, 8, 5])
+    steps = descendants(couplings, weights[0], 0, weights)
+    for step, weight in zip(steps, weights, strict=True):
+        np.testing.assert_allclose(step, weight, atol=1e-6)
+
+
+def test_fate_probabilities_are_a_product_of_transitions():
+    _, couplings = plans(np.random.default_rng(1), [6, 8, 5])
+    dense = [c.toarray() / c.toarray().sum(1, keepdims=True) for c in couplings]
+    expected = np.eye(6) @ dense[0] @ dense[1]
+    np.testing.assert_allclose(descendants(couplings, np.eye(6), 0)[-1], expected, atol=1e-12)
+
+
+def test_chains_are_distributed_as_the_descendants():
+    weights, couplings = plans(np.random.default_rng(2), [6, 8, 5])
+    mass = np.array([1.0, 1, 0, 0, 0, 0])
+    chains = sample_chains(couplings, mass, 0, 20000, np.random.default_rng(3), weights)
+    assert set(chains[0]) <= {0, 1}
+    for row, expected in zip(chains, descendants(couplings, mass, 0, weights), strict=True):
+        np.testing.assert_allclose(np.bincount(row, minlength=len(expected)) / 20000, expected, atol=0.015)
+    # neighbours on a chain are coupled, never a pair of no mass
+    pair = couplings[0].toarray()[chains[0], chains[1]]
+    assert (pair > 0).all()

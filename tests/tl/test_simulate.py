@@ -1,0 +1,169 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+import mmopt as mm
+
+QUIET = {"terminal_key": "cell_type", "progress_bar": False}
+
+
+def run(mdata, **kwargs):
+    mm.tl.simulate(mdata, **(QUIET | {"start": {"time": 0}, "key_added": "s"} | kwargs))
+    return mdata.uns["s"]
+
+
+@pytest.fixture
+def mdata(twinned):
+    return twinned.copy()
+
+
+@pytest.fixture
+def _quiet(recwarn):
+    yield
+
+
+def test_the_wild_type_ends_as_it_was_measured(mdata):
+    fate = run(mdata)["fate"].set_index("label")
+    last = mdata.obs["cell_type"][mdata.obs["time"] == 8].astype(str).value_counts(normalize=True)
+    gap = (fate["p"] - last.reindex(fate.index).fillna(0)).abs()
+    assert gap.max() < 0.05
+    assert fate["p"].sum() == pytest.approx(1)
+    assert ((fate["lo"] <= fate["p"]) & (fate["p"] <= fate["hi"])).all()
+    assert fate["flow"].sum() == pytest.approx(1)
+    matrix = mdata.obsm["fate_s"]
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+    assert mdata.uns["s"]["effect"]["verdict"] == "none asked for"
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_a_knock_out_goes_the_way_of_the_simulator(twinned):
+    slot = twinned.uns["simulate"]
+    fate = slot["fate"].set_index("label")
+    truth = mm.datasets.truth_fates(twinned, "GATA1").set_index("fate")
+    named = [f for f in truth.index if f in fate.index]
+    moved, true = fate["p"] - fate["wild_type"], truth["perturbed"] - truth["wild_type"]
+    assert slot["effect"]["verdict"] == "effect"
+    assert np.corrcoef(moved[named], true[named])[0, 1] > 0.5
+    error = np.abs(moved[named] - true[named]).sum()
+    assert error < np.abs(true[named]).sum(), "better than no change"
+
+
+def test_every_modality_is_read_out(twinned):
+    slot = twinned.uns["simulate"]
+    table = slot["features"]
+    assert set(table["modality"]) == {"rna", "atac", "prot"}
+    assert set(table["arm"]) == {"wild_type", "perturbed"}
+    assert ((table["lo"] <= table["mean"] + 1e-9) & (table["mean"] <= table["hi"] + 1e-9)).all()
+    clamped = table[(table["feature"] == "GATA1") & (table["arm"] == "perturbed")]
+    assert clamped["mean"].abs().max() < 1e-6
+    # the wild type reads as it was measured, but for a mean of logs of pools against a log of means
+    at = table[(table["arm"] == "wild_type") & (table["time"] == 8) & (table["modality"] == "rna")]
+    counts = twinned["rna"].X.toarray()[twinned.obs["time"] == 8]
+    measured = pd.Series(np.log1p(1e4 * counts.sum(0) / counts.sum()), twinned["rna"].var_names)
+    both = at.set_index("feature")["mean"]
+    assert np.corrcoef(both, measured[both.index])[0, 1] > 0.9
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_the_readout_against_the_truth(twinned):
+    """Same sign as the simulator's effect on the genes that change most, and intervals that hold most of them."""
+    table = twinned.uns["simulate"]["features"]
+    end = table[(table["time"] == 8) & (table["modality"] == "rna")]
+    arms = {arm: part.set_index("feature") for arm, part in end.groupby("arm", observed=True)}
+    late = twinned[twinned.obs["time"] == 8].copy()
+    truth = mm.datasets.truth_effect(late, "GATA1", groupby=None)
+    true = truth[truth["modality"] == "rna"].set_index("feature")["delta"].drop("GATA1")
+    largest = true.abs().nlargest(15).index
+    delta = arms["perturbed"]["mean"] - arms["wild_type"]["mean"]
+    assert (np.sign(delta[largest]) == np.sign(true[largest])).mean() > 0.75
+    low, high = (arms["perturbed"][c] - arms["wild_type"]["mean"] for c in ("lo", "hi"))
+    held = (low[largest] <= true[largest]) & (true[largest] <= high[largest])
+    assert held.mean() > 0.6
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_on_and_off_is_less_than_for_good(mdata):
+    gone = {}
+    for stop in (2, 8):
+        table = run(mdata, interventions=[("GATA1", "overexpress", 0, stop)], features=["GATA1", "KLF1"])[
+            "features"
+        ]
+        end = table[(table["time"] == 8) & (table["feature"] == "KLF1")].set_index("arm")["mean"]
+        gone[stop] = end["perturbed"] - end["wild_type"]
+        held = table[(table["feature"] == "GATA1") & (table["arm"] == "perturbed")].set_index("time")["mean"]
+        if stop == 2:
+            assert held[8] < held[1]
+    assert 0 <= abs(gone[2]) < abs(gone[8])
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_starts(mdata):
+    names = mdata.obs_names[(mdata.obs["time"] == 2).to_numpy()][:40]
+    by_name = run(mdata, start=list(names), features=["GATA1"])
+    mask = run(mdata, start=mdata.obs_names.isin(names), features=["GATA1"])
+    pd.testing.assert_frame_equal(by_name["fate"], mask["fate"])
+    assert by_name["t"][0] == 2
+    group = run(mdata, start={"cell_type": "progenitor", "time": 0}, features=["GATA1"])
+    assert group["params"]["start"] == "cell_type progenitor"
+    states = mdata.obsm["X_pca"][(mdata.obs["time"] == 0).to_numpy()]
+    assert run(mdata, start={"time": 0, "states": states}, features=["GATA1"], stochastic=True)["params"][
+        "stochastic"
+    ]
+
+
+def test_starts_that_are_none(mdata):
+    away = mdata.obsm["X_pca"][:20] + 1e3
+    with pytest.raises(ValueError, match="100% of the states lie outside of the data at 0 "):
+        run(mdata, start={"time": 0, "states": away})
+    with pytest.raises(
+        ValueError, match=r"start: 30 is outside of the course; the time points are 0, 2, 4, 6, 8"
+    ):
+        run(mdata, start={"time": 30})
+    with pytest.raises(ValueError, match="start: 3 is not measured"):
+        run(mdata, start={"time": 3})
+    with pytest.raises(ValueError, match="8 is the last time point, so there is nothing left"):
+        run(mdata, start={"time": 8})
+    with pytest.raises(KeyError, match="no 'HSC' in 'cell_type'"):
+        run(mdata, start={"cell_type": "HSC"})
+    with pytest.raises(TypeError, match="a dict such as"):
+        run(mdata, start="HSC")
+    with pytest.raises(ValueError, match="at least 10 are needed"):
+        run(mdata, start=list(mdata.obs_names[:3]))
+    with pytest.raises(ValueError, match="nothing is said"):
+        run(mdata, start={})
+
+
+def test_interventions_that_are_none(mdata):
+    with pytest.raises(KeyError, match="nearest: 'GATA1'"):
+        run(mdata, interventions=[("GATA11", "knockout", 0, 8)])
+    with pytest.raises(ValueError, match="start must be before stop, got 4 and 2"):
+        run(mdata, interventions=[("GATA1", "knockout", 4, 2)])
+    with pytest.raises(ValueError, match="lies outside of the simulation, 0 to 8"):
+        run(mdata, interventions=[("GATA1", "knockout", 9, 12)])
+    with pytest.raises(ValueError, match="held twice at the same time"):
+        run(mdata, interventions=[("GATA1", "knockout", 0, 4), ("GATA1", "overexpress", 2, 6)])
+    with pytest.raises(TypeError, match="is needed, not"):
+        run(mdata, interventions=[("GATA1", "knockout", 3)])
+    with pytest.raises(ValueError, match="has no outgoing edge"):
+        run(mdata, interventions=["GENE20"])
+    del mdata.uns["regulons"]
+    with pytest.raises(KeyError, match=r"call `mm.tl.regulons\(mdata, prior=...\)` first"):
+        run(mdata, interventions=["GATA1"])
+    assert "perturbed" not in set(run(mdata)["features"]["arm"]), "left alone it needs no network"
+
+
+def test_no_twin_or_another(mdata):
+    with pytest.raises(KeyError, match=r"mm\.tl\.twin"):
+        run(mdata, twin="other")
+    with pytest.raises(ValueError, match="fitted to 500 cells, there are 400"):
+        run(mdata[:400].copy())
+    del mdata.obsm["X_pca"]
+    with pytest.raises(KeyError, match="which is gone"):
+        run(mdata)
+
+
+def test_arguments(mdata):
+    with pytest.raises(ValueError, match="n_cells must be at least 20"):
+        run(mdata, n_cells=5)
+    with pytest.raises(TypeError, match="a list of names is needed"):
+        run(mdata, features="GATA1")
