@@ -37,7 +37,7 @@ def twin(
     optimizer: str = "asgdadam",
     lr: float = 5e-3,
     least_cells: int = 50,
-    accelerator: str = "cpu",
+    accelerator: str = "auto",
     progress_bar: bool = True,
     key_added: str = _keys.TWIN,
     random_state: int = 0,
@@ -72,7 +72,7 @@ def twin(
     least_cells
         Time points with fewer cells are refused.
     accelerator
-        ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"`` for the fastest there is.
     progress_bar
         Show one.
     key_added
@@ -253,10 +253,12 @@ def _remarks(course: Course, apart: np.ndarray, time_key: str) -> list[str]:
 def _device(accelerator: str) -> str:
     import torch
 
-    if accelerator not in ("cpu", "cuda", "gpu", "auto"):
-        raise ValueError(f"accelerator must be 'cpu', 'cuda' or 'auto', got {accelerator!r}")
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise ValueError(f"accelerator={accelerator!r}: torch sees no CUDA device; use 'cpu' or 'auto'")
-    return "cuda"
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        return next(device for device, found in there.items() if found)
+    name = "cuda" if accelerator == "gpu" else accelerator
+    if name not in there:
+        raise ValueError(f"accelerator must be 'cpu', 'cuda', 'mps' or 'auto', got {accelerator!r}")
+    if not there[name]:
+        raise ValueError(f"accelerator={accelerator!r}: torch sees no such device; use 'cpu' or 'auto'")
+    return name
