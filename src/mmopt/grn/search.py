@@ -146,8 +146,8 @@ class Journey:
         return out
 
     def _free(self, sets: Sequence[Set]) -> np.ndarray:
-        own = [self.network.regulators[[number for number, _ in members]] for members in sets]
-        return np.stack([~np.isin(self.seen, columns) for columns in own]).astype(float)
+        own = self.network.regulators[:, None] == self.seen
+        return 1.0 - self.clamped(sets)[0].astype(float) @ own
 
 
 def score(distances: np.ndarray, identity: float = 1.0) -> np.ndarray:

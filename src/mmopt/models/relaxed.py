@@ -12,7 +12,7 @@ from mmopt.grn.scale import FLOOR
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey, Set
 
 # how many members the objective averages over; more would be slower, and the best of a few is scored with all anyway
-_MEMBERS, _START, _SMOOTH = 4, 0.5, 0.03
+_MEMBERS, _START, _SMOOTH = 3, 0.5, 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +145,12 @@ def descend(
 
 def round_off(dose: np.ndarray, allowed: Sequence[tuple[int, int]], size: int) -> list[Set]:
     """The sets of up to ``size`` interventions that the largest doses of each start stand for."""
-    found = set()
+    found: set[Set] = set()
     for row in dose:
-        ways = [(int(i), OVEREXPRESS if row[i] > 0 else KNOCKOUT) for i in np.argsort(-np.abs(row))]
-        ways = [w for w in ways if w in allowed][: 2 * size]
+        # a dose of exactly 0, where one way alone is allowed, stands for that one
+        both = [(int(i), w) for i in np.argsort(-np.abs(row)) for w in (KNOCKOUT, OVEREXPRESS)]
+        ways = [(i, w) for i, w in both if (i, w) in allowed and w * row[i] >= 0]
+        ways = list(dict(reversed(ways)).items())[::-1]
         for n in range(1, size + 1):
             found.add(tuple(sorted(ways[:n])))
     return sorted(s for s in found if s)
@@ -175,7 +177,7 @@ def _line_searched(
         nonlocal best
         value = objective(row[None])[0]
         (row.grad,) = torch.autograd.grad(value, row)
-        values.append(float(value))
+        values.append(float(value.detach()))
         if len(values) <= n and values[-1] < best[0]:
             best = values[-1], row.detach().clone()
         return value

@@ -14,7 +14,7 @@ from mmopt.tl._interventions import OVEREXPRESS as FACTOR
 from mmopt.tl._scene import Stage, _members
 
 WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
-_CELLS, _SEEN, _LEAST_SPREAD, _LEAST_GROUP = 60, 100, 0.05, 10
+_CELLS, _SEEN, _LEAST_SPREAD, _LEAST_GROUP = 60, 60, 0.05, 10
 _LEAST_SHARE, _LEAST_CELLS = 0.01, 10
 TARGET, SOURCE = "target", "source"
 
@@ -73,8 +73,9 @@ def _vector(stage: Stage, values: pd.Series, what: str, mdata: MuData) -> Place:
     share = np.array([stage.features.role(c) != "prot" for c in columns])
     plain = np.where(share, np.expm1(logged), np.exp(logged))
     level = (plain - readout.bottom[columns]) / np.maximum(readout.top[columns] - readout.bottom[columns], 1e-9)
-    if (level < -0.5).any() or (level > 3).any():
-        odd = values.index[(level < -0.5) | (level > 3)]
+    far = (level < -0.5) | (level > 3) | (share & (logged < 0))
+    if far.any():
+        odd = values.index[far]
         raise ValueError(
             f"{what}: values of {listed(odd, 3)} are far from what the cells have; a vector holds log1p of counts per "
             "10,000 (RNA, ATAC) or centred log ratios (protein), not z scores or raw counts"

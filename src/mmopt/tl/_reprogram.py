@@ -33,7 +33,7 @@ from mmopt.tl._scene import ALL, Stage, set_stage
 if TYPE_CHECKING:
     from mmopt.models import TriVI
 
-_SCREEN_MEMBERS, _SCREEN_CELLS, _KEPT, _MATCHED_ROWS, _MATCHED = 6, slice(0, 24), 40, 10, 100
+_SCREEN_MEMBERS, _SCREEN_CELLS, _KEPT, _MATCHED_ROWS, _MATCHED = 5, slice(0, 16), 25, 5, 100
 _LEVEL, _EMBEDDED, _NEIGHBOURS = 0.05, 300, 15
 
 
