@@ -45,6 +45,11 @@ def shifted_embedding(key: str, embedding: str = EMBEDDING) -> str:
     return f"{embedding}_{key}"
 
 
+def null_embedding(key: str, embedding: str = EMBEDDING) -> str:
+    """``obsm`` key of the embedding after the perturbation ``key`` in a network with shuffled targets."""
+    return f"{shifted_embedding(key, embedding)}_null"
+
+
 def perturbation_score(key: str) -> str:
     """``obs`` column that says whether the perturbation ``key`` moves a cell with or against the reference flow."""
     return f"perturb_score_{key}"

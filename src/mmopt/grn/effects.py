@@ -85,13 +85,18 @@ class Scene:
         effects, shares = zip(*(self.effect(perturbation, before, m) for m in chosen), strict=True)
         return np.stack(effects), np.mean(shares, axis=0)
 
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw an order in which every target takes the regulators of another one of its modality."""
+        order = np.arange(self.network.n_features)
+        for columns, _kind in self.readout.blocks:
+            order[columns] = rng.permutation(order[columns])
+        return order
+
     def null(self, perturbation: Perturbation, n: int, rng: np.random.Generator) -> np.ndarray:
         """Effects when the targets are shuffled within each modality, ``(n, n_groups, n_features)``."""
         drawn, before = [], self.before(perturbation)
         for number in range(n):
-            order = np.arange(self.network.n_features)
-            for columns, _kind in self.readout.blocks:
-                order[columns] = rng.permutation(order[columns])
+            order = self.shuffled(rng)
             drawn.append(self.effect(perturbation, before, number % self.network.n_members, order)[0])
         return np.stack(drawn)
 

@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_optimizer_comparison": ["optimizer_comparison"],
         "_perturbation": ["perturbation"],
         "_quasi_potential": ["quasi_potential"],
+        "_perturbation_embedding": ["perturbation_embedding"],
         "_reprogram": ["reprogram"],
         "_screen": ["screen"],
         "_trajectories": ["trajectories"],
