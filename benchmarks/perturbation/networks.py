@@ -47,7 +47,9 @@ def data(spec: tuple, n_cells: int = 2000):
     return mdata, corrupted(edges, regulators, decoys, mdata["rna"].var_names, seed), regulators, decoys
 
 
-def corrupted(edges: pd.DataFrame, regulators: list, decoys: list, genes: pd.Index, seed: int) -> pd.DataFrame:
+def corrupted(
+    edges: pd.DataFrame, regulators: list, decoys: list, genes: pd.Index, seed: int
+) -> pd.DataFrame:
     """The true edges less 20 %, and as many false ones as 30 % of them, of decoys and true regulators alike."""
     rng = np.random.default_rng([seed, 99])
     true = edges.rename(columns={"sign": "weight"})[["source", "target", "weight"]]

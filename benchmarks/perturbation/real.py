@@ -93,9 +93,7 @@ def paul() -> pd.DataFrame:
     cells = mudata.MuData({"rna": adata[:, kept].copy()})
     values = pd.DataFrame(logged, columns=adata.var_names)[kept]
     wanted = [ALIAS.get(g.upper(), g) for g in LINEAGES]
-    mm.tl.regulons(
-        cells, prior=prior, regulators=sorted({*prior["source"], *wanted} & set(kept))
-    )
+    mm.tl.regulons(cells, prior=prior, regulators=sorted({*prior["source"], *wanted} & set(kept)))
     table = mm.tl.screen(cells, progress_bar=False)
     effects = table[table["group"] == "all"].pivot(index="perturbation", columns="feature", values="delta")
     effects.index = [str(p).removesuffix("_knockout") for p in effects.index]

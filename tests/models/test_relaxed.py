@@ -10,7 +10,9 @@ from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, every_set, score
 from mmopt.models.relaxed import RelaxedJourney, descend, round_off, starts
 from mmopt.optim import creator
 
-_spec = importlib.util.spec_from_file_location("search_task", Path(__file__).parents[1] / "grn/test_search.py")
+_spec = importlib.util.spec_from_file_location(
+    "search_task", Path(__file__).parents[1] / "grn/test_search.py"
+)
 _module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)
 task, WAYS = _module.task, _module.WAYS

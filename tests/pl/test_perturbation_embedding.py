@@ -44,7 +44,9 @@ def test_arrows_point_where_cells_go_and_the_null_stands_beside(mdata, width):
     assert np.abs(real.V[inner]).max() < 0.3 * real.U[inner].mean()
     assert np.hypot(null.U, null.V).max() < 1e-9
     # one scale: the longest arrow of both is one square and a half of the grid
-    assert np.hypot(real.U, real.V).max() == pytest.approx(1.5 * np.ptp(mdata.obsm["X_umap"], axis=0).max() / 18)
+    assert np.hypot(real.U, real.V).max() == pytest.approx(
+        1.5 * np.ptp(mdata.obsm["X_umap"], axis=0).max() / 18
+    )
 
 
 def test_refusals(mdata):
@@ -55,7 +57,9 @@ def test_refusals(mdata):
     with pytest.raises(KeyError, match="no result 'B_knockout'"):
         mm.pl.perturbation_embedding(mdata, "B_knockout")
     del mdata.obsm["X_mmopt_A_knockout_null"]
-    with pytest.raises(KeyError, match=r"X_mmopt_A_knockout_null.*call `mm.tl.perturb\(mdata, ..., model=model\)`"):
+    with pytest.raises(
+        KeyError, match=r"X_mmopt_A_knockout_null.*call `mm.tl.perturb\(mdata, ..., model=model\)`"
+    ):
         mm.pl.perturbation_embedding(mdata)
     del mdata.obsm["X_umap"]
     with pytest.raises(KeyError, match="sc.tl.umap"):

@@ -6,7 +6,7 @@ import pytest
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
 
-QUICK = {"n_starts": 2, "n_evaluations": 12, "n_null": 19}
+QUICK = {"n_starts": 2, "n_evaluations": 6, "n_null": 19}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_regret_stands_beside_every_search_and_none_beats_trying_all(done):
     assert (table["regret"] >= -1e-9).all()
     assert table.loc[["exhaustive, 1", "exhaustive, 2"], "regret"].min() == pytest.approx(0, abs=1e-9)
     trace = slot["trace"]
-    assert trace.groupby(["optimizer", "rate"]).size().tolist() == [24] * 7
+    assert trace.groupby(["optimizer", "rate"]).size().tolist() == [12] * 7
     first = trace[trace["evaluation"] == 0].groupby("start")["objective"]
     assert (first.max() - first.min() < 1e-6).all()  # the same starts
     for name in ("asgdadam", "adam", "lbfgs"):
@@ -91,9 +91,13 @@ def test_the_slot_survives_a_file_and_a_seed_repeats_it(done, tmp_path):
         pd.testing.assert_frame_equal(
             read.uns["reprogram"][part], mdata.uns["reprogram"][part], check_dtype=False
         )
-    again = mdata.copy()
-    repeated = mm.tl.reprogram(again, "monocyte", "erythrocyte", groupby="cell_type", **QUICK)
-    pd.testing.assert_frame_equal(repeated, table)
+    quick = {**QUICK, "optimizers": (), "max_factors": 1}
+    once, again = (
+        mm.tl.reprogram(mdata.copy(), "monocyte", "erythrocyte", groupby="cell_type", **quick) for _ in "ab"
+    )
+    pd.testing.assert_frame_equal(once, again)
+    singles = table[table["n_factors"] == 1].set_index(["factors", "modes"])["progress"]
+    np.testing.assert_allclose(once.set_index(["factors", "modes"])["progress"][singles.index], singles)
 
 
 def test_cells_and_vectors_are_taken_as_groups_are(done):
@@ -136,7 +140,7 @@ def test_modes_and_features_limit_the_search(mdata):
         modes="overexpress",
         max_factors=3,
         penalty=0,
-        **QUICK,
+        **{**QUICK, "optimizers": ("asgdamsgrad",)},
     )
     assert set("+".join(table["factors"]).split("+")) == {"GATA1", "SPI1", "KLF1"}
     assert set("+".join(table["modes"]).split("+")) == {"overexpress"}
@@ -145,7 +149,9 @@ def test_modes_and_features_limit_the_search(mdata):
 
 def test_an_unreachable_target_is_said_to_be(mdata):
     """A decoy regulates nothing, so its false edges take no cell anywhere."""
-    with pytest.warns(UserWarning, match="not reached: no set makes more progress than the best of a shuffled"):
+    with pytest.warns(
+        UserWarning, match="not reached: no set makes more progress than the best of a shuffled"
+    ):
         table = mm.tl.reprogram(
             mdata,
             "monocyte",
@@ -153,7 +159,7 @@ def test_an_unreachable_target_is_said_to_be(mdata):
             groupby="cell_type",
             features=["DECOY1"],
             max_factors=1,
-            **QUICK,
+            **{**QUICK, "optimizers": ()},
         )
     assert not table["significant"].any()
     assert not mdata.uns["reprogram"]["significant"]
@@ -209,7 +215,13 @@ def test_refusals(mdata, toy):
     ends = ("monocyte", "erythrocyte")
     refused(toy, KeyError, r"call `mm.tl.regulons\(mdata, prior=...\)` first", *ends)
     refused(mdata, ValueError, "source='monocyte': to name a group say in which column", *ends, groupby=None)
-    refused(mdata, KeyError, "target='erythrocyt': no such group .* nearest: 'erythrocyte'", "monocyte", "erythrocyt")
+    refused(
+        mdata,
+        KeyError,
+        "target='erythrocyt': no such group .* nearest: 'erythrocyte'",
+        "monocyte",
+        "erythrocyt",
+    )
     refused(mdata, KeyError, "source: cells: not in mdata.obs_names: 'nobody'", ["nobody"], "monocyte")
     refused(mdata, ValueError, "target: cells: a mask of 500 values", "monocyte", np.ones(3, bool))
     refused(mdata, TypeError, "target: a group's name, cells .* or a vector", "monocyte", 3.0)
@@ -237,10 +249,14 @@ def test_what_is_not_expressed_in_the_source_is_not_knocked_out(mdata):
     )
     left_out = mdata.uns["reprogram"]["left_out"].set_index("intervention")["reason"]
     assert "a knock-out has no effect to propagate" in left_out["GATA1_knockout"]
-    assert not (mdata.uns["reprogram"]["ranking"]["factors"] + "_" + mdata.uns["reprogram"]["ranking"]["modes"]).isin(
-        ["GATA1_knockout"]
-    ).any()
-    with pytest.raises(ValueError, match="no intervention is left; the first refusal: 'GATA1' was counted in 0"):
+    assert (
+        not (mdata.uns["reprogram"]["ranking"]["factors"] + "_" + mdata.uns["reprogram"]["ranking"]["modes"])
+        .isin(["GATA1_knockout"])
+        .any()
+    )
+    with pytest.raises(
+        ValueError, match="no intervention is left; the first refusal: 'GATA1' was counted in 0"
+    ):
         mm.tl.reprogram(
             mdata, "monocyte", "erythrocyte", groupby="cell_type", features=["GATA1"], modes=["knockout"]
         )

@@ -161,9 +161,7 @@ def score(distances: np.ndarray, identity: float = 1.0) -> np.ndarray:
 
 def every_set(allowed: Sequence[tuple[int, int]], size: int) -> list[Set]:
     """All sets of ``size`` interventions, no regulator twice."""
-    return [
-        tuple(sorted(s)) for s in combinations(allowed, size) if len({number for number, _ in s}) == size
-    ]
+    return [tuple(sorted(s)) for s in combinations(allowed, size) if len({number for number, _ in s}) == size]
 
 
 def search(

@@ -84,7 +84,9 @@ class RelaxedJourney:
             now = self.start.expand(len(free), -1, -1)
             for _ in range(n_steps):
                 acting = form((1 - size) * now + size * clamp)
-                aim = self.start + (torch.sigmoid(self.odds + (acting - resting) @ own) - share) / (1 - 2 * FLOOR)
+                aim = self.start + (torch.sigmoid(self.odds + (acting - resting) @ own) - share) / (
+                    1 - 2 * FLOOR
+                )
                 # a level of exactly 0 has no derivative under a fractional power
                 now = torch.clamp(now + RATE * (aim - now), min=1e-6)
             acting = (1 - size) * now + size * clamp
@@ -94,7 +96,10 @@ class RelaxedJourney:
             )
             there = torch.where(self.is_regulator, acting[..., self.own], there)
             distance = torch.stack(
-                [(((there - centre) / self.scale) ** 2).sum(-1).mean(1) / self.before for centre in self.centres]
+                [
+                    (((there - centre) / self.scale) ** 2).sum(-1).mean(1) / self.before
+                    for centre in self.centres
+                ]
             )
             total = total + distance[0] - self.identity * distance[1:].min(0).values
         # smooth at 0, where the absolute value is not
@@ -130,7 +135,9 @@ def descend(
     free = [row.clone().requires_grad_() for row in begin]
     optimizers = [make([row]) for row in free]
     if isinstance(optimizers[0], torch.optim.LBFGS):
-        parts = [_line_searched(objective, row, o, n_evaluations) for row, o in zip(free, optimizers, strict=True)]
+        parts = [
+            _line_searched(objective, row, o, n_evaluations) for row, o in zip(free, optimizers, strict=True)
+        ]
         values = np.stack([p[0] for p in parts], axis=1)
         best = torch.stack([p[1] for p in parts])
     else:

@@ -79,7 +79,9 @@ def perturbation_embedding(
         (null, "mm.tl.perturb(mdata, ..., model=model)"),
     ):
         if slot not in mdata.obsm:
-            raise KeyError(f"mdata.obsm has no {slot!r} (it has {listed(mdata.obsm, 20)}); call `{call}` first")
+            raise KeyError(
+                f"mdata.obsm has no {slot!r} (it has {listed(mdata.obsm, 20)}); call `{call}` first"
+            )
     place, latent = (np.asarray(mdata.obsm[k], dtype=float) for k in (basis, use_rep))
     if place.ndim != 2 or place.shape[1] != 2:
         raise ValueError(f"basis={basis!r} has shape {place.shape}: two dimensions are needed")
@@ -109,7 +111,9 @@ def _arrows(
         place[source[tree.query(x[known], k=[*range(1, k + 1)])[1]]].mean(1) for x in (latent, shifted)
     )
     low, high = place[source].min(0), place[source].max(0)
-    square = np.minimum(((place[known] - low) / np.maximum(high - low, 1e-12) * n_grid).astype(int), n_grid - 1)
+    square = np.minimum(
+        ((place[known] - low) / np.maximum(high - low, 1e-12) * n_grid).astype(int), n_grid - 1
+    )
     number, inverse, count = np.unique(
         square[:, 0] * n_grid + square[:, 1], return_inverse=True, return_counts=True
     )

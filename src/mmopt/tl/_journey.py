@@ -72,7 +72,9 @@ def _vector(stage: Stage, values: pd.Series, what: str, mdata: MuData) -> Place:
     logged = values.to_numpy(dtype=float)
     share = np.array([stage.features.role(c) != "prot" for c in columns])
     plain = np.where(share, np.expm1(logged), np.exp(logged))
-    level = (plain - readout.bottom[columns]) / np.maximum(readout.top[columns] - readout.bottom[columns], 1e-9)
+    level = (plain - readout.bottom[columns]) / np.maximum(
+        readout.top[columns] - readout.bottom[columns], 1e-9
+    )
     far = (level < -0.5) | (level > 3) | (share & (logged < 0))
     if far.any():
         odd = values.index[far]
@@ -184,14 +186,18 @@ def allowed_ways(
         here, everywhere = (stage.profiles.detected(column, m) for m in (mine, stage.member))
         for mode in modes:
             n, of = here if mode == "knockout" else everywhere
-            if n < max(_LEAST_CELLS, _LEAST_SHARE * of) and not (mode == "overexpress" and allow_extrapolation):
+            if n < max(_LEAST_CELLS, _LEAST_SHARE * of) and not (
+                mode == "overexpress" and allow_extrapolation
+            ):
                 where = "of the source" if mode == "knockout" else "in all"
                 why = (
                     "a knock-out has no effect to propagate"
                     if mode == "knockout"
                     else "what it does at a high level was never seen; `allow_extrapolation=True` computes it"
                 )
-                left_out.append((f"{name}_{mode}", f"{name!r} was counted in {n} of {of} cells {where}: {why}"))
+                left_out.append(
+                    (f"{name}_{mode}", f"{name!r} was counted in {n} of {of} cells {where}: {why}")
+                )
                 continue
             ways.append((number[column], WAYS[mode]))
     if not ways:

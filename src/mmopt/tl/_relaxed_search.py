@@ -93,7 +93,5 @@ def _maker(name: str, rate: float):
     if name == "lbfgs":
         return partial(torch.optim.LBFGS, lr=rate, max_iter=20, line_search_fn="strong_wolfe")
     if name.startswith("asgd"):
-        return creator(
-            name, lr=rate, alpha_min=rate / _BAND, alpha_max=rate * _BAND, switch_interval=_SWITCH
-        )
+        return creator(name, lr=rate, alpha_min=rate / _BAND, alpha_max=rate * _BAND, switch_interval=_SWITCH)
     return creator(name, lr=rate)

@@ -11,7 +11,6 @@ from mudata import MuData
 from sklearn.neighbors import NearestNeighbors
 
 from mmopt import _keys
-from mmopt._checks import listed, obs_column
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt.grn.search import (
@@ -209,7 +208,9 @@ def reprogram(
         )
     pareto = _pareto(ranking, chance, found, markers, stage)
     if model is not None:
-        pareto["model_reached"] = _model_reached(mdata, stage, model, pareto, start, end, groupby, random_state)
+        pareto["model_reached"] = _model_reached(
+            mdata, stage, model, pareto, start, end, groupby, random_state
+        )
     for remark in remarks:
         warnings.warn(f"{key_added}: {remark}", stacklevel=2)
     if left_out:
@@ -263,7 +264,9 @@ def _check_numbers(
             f"{n_starts=}, {n_evaluations=}, {beam=}"
         )
     if not (0 <= penalty < np.inf and 0 <= identity <= 1):
-        raise ValueError(f"penalty must not be negative and identity from 0 to 1; got {penalty=}, {identity=}")
+        raise ValueError(
+            f"penalty must not be negative and identity from 0 to 1; got {penalty=}, {identity=}"
+        )
 
 
 def _unique(sets: Sequence[Set]) -> list[Set]:
@@ -363,11 +366,20 @@ def _search_table(
         best = sets[int(np.argmax(values))]
         name = "exhaustive" if complete else "beam"
         rows.append((f"{name}, {size}", best, len(sets), np.nan, np.nan, np.nan))
-    rows += [(f"marker difference, {size}", best, 0, np.nan, np.nan, np.nan) for size, best in markers.items()]
+    rows += [
+        (f"marker difference, {size}", best, 0, np.nan, np.nan, np.nan) for size, best in markers.items()
+    ]
     for run in relaxed.best:
         candidates = run.sets
         rows.append(
-            (run.name, candidates[int(np.argmax(made(candidates)))], run.n_evaluations, run.lr, run.best, run.median)
+            (
+                run.name,
+                candidates[int(np.argmax(made(candidates)))],
+                run.n_evaluations,
+                run.lr,
+                run.best,
+                run.median,
+            )
         )
     values = made([r[1] for r in rows])
     names = [_named(stage, r[1]) for r in rows]
