@@ -62,7 +62,7 @@ def test_refusals(mdata):
     ):
         mm.pl.perturbation_embedding(mdata)
     del mdata.obsm["X_umap"]
-    with pytest.raises(KeyError, match="sc.tl.umap"):
+    with pytest.raises(KeyError, match=r"sc\.tl\.umap"):
         mm.pl.perturbation_embedding(mdata)
     with pytest.raises(KeyError, match=r"call `mm.tl.perturb\(mdata, ...\)` first"):
         mm.pl.perturbation_embedding(MuData({"rna": mdata["rna"]}))

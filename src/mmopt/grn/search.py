@@ -297,7 +297,7 @@ def matched_sets(
 
 
 def marker_difference(journey: Journey, sets: Sequence[Set]) -> np.ndarray:
-    """The baseline without a network: over-express what the target has more of, knock out what it has less of.
+    """Score by the baseline without a network: over-express what the target has more of, knock out what it has less of.
 
     Sum over the factors of the difference between target and source cells in the mean level; higher is better.
     """
@@ -314,7 +314,7 @@ def best_by_markers(journey: Journey, allowed: Sequence[tuple[int, int]], size: 
 
 
 def _count(allowed: Sequence[tuple[int, int]], size: int) -> int:
-    """Number of sets without a regulator twice: the elementary symmetric polynomial of the ways of each."""
+    """Count the sets without a regulator twice: the elementary symmetric polynomial of the ways of each."""
     ways: dict[int, int] = {}
     for number, _ in allowed:
         ways[number] = ways.get(number, 0) + 1

@@ -151,7 +151,7 @@ def descend(
 
 
 def round_off(dose: np.ndarray, allowed: Sequence[tuple[int, int]], size: int) -> list[Set]:
-    """The sets of up to ``size`` interventions that the largest doses of each start stand for."""
+    """List the sets of up to ``size`` interventions that the largest doses of each start stand for."""
     found: set[Set] = set()
     for row in dose:
         # a dose of exactly 0, where one way alone is allowed, stands for that one

@@ -102,7 +102,7 @@ def perturbation_embedding(
 def _arrows(
     place: np.ndarray, latent: np.ndarray, shifted: np.ndarray, n_grid: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and mean arrows of the grid's squares with enough cells, ``(n, 2)`` each."""
+    """Give starts and mean arrows of the grid's squares with enough cells, ``(n, 2)`` each."""
     known = np.isfinite(shifted).all(1) & np.isfinite(latent).all(1) & np.isfinite(place).all(1)
     source = np.flatnonzero(np.isfinite(latent).all(1) & np.isfinite(place).all(1))
     tree = cKDTree(latent[source])

@@ -289,7 +289,7 @@ def _scored(
     names: list[str],
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Sets of one size with the whole ensemble."""
+    """Score sets of one size with the whole ensemble."""
     network = stage.scene.network
     made = np.stack([task.progress(sets, m, identity) for m in range(network.n_members)])
     mean = made.mean(0)
