@@ -14,26 +14,23 @@ from mmopt import _keys
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt.grn.search import (
-    OVEREXPRESS,
-    Journey,
     Set,
     best_by_chance,
     best_by_markers,
-    marker_difference,
-    matched_sets,
     search,
 )
 from mmopt.tl._interventions import build, parse
 from mmopt.tl._journey import End, allowed_ways, journey, place
 from mmopt.tl._reference import shift_cells
 from mmopt.tl._relaxed_search import OPTIMIZERS, compare_relaxed
+from mmopt.tl._reprogram_tables import SCREEN_CELLS, pareto, scored, search_table
 from mmopt.tl._scene import ALL, Stage, set_stage
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
 
-_SCREEN_MEMBERS, _SCREEN_CELLS, _KEPT, _MATCHED_ROWS, _MATCHED = 5, slice(0, 16), 25, 5, 100
-_LEVEL, _EMBEDDED, _NEIGHBOURS = 0.05, 300, 15
+_SCREEN_MEMBERS, _KEPT = 5, 25
+_EMBEDDED, _NEIGHBOURS = 300, 15
 
 
 def reprogram(
@@ -160,7 +157,7 @@ def reprogram(
     members = np.unique(np.linspace(0, n_members - 1, min(_SCREEN_MEMBERS, n_members)).round().astype(int))
 
     found = search(
-        task, ways, max_factors, members=members, identity=identity, cells=_SCREEN_CELLS, width=beam
+        task, ways, max_factors, members=members, identity=identity, cells=SCREEN_CELLS, width=beam
     )
     relaxed = compare_relaxed(
         task,
@@ -169,7 +166,7 @@ def reprogram(
         size=max(found),
         penalty=penalty,
         identity=identity,
-        cells=_SCREEN_CELLS,
+        cells=SCREEN_CELLS,
         n_starts=n_starts,
         n_evaluations=n_evaluations,
         seed=random_state,
@@ -184,13 +181,10 @@ def reprogram(
         for size, (sets, values, _) in found.items()
     }
     chance = best_by_chance(
-        task, ways, max(found), n=n_null, identity=identity, cells=_SCREEN_CELLS, width=beam, rng=rng
+        task, ways, max(found), n=n_null, identity=identity, cells=SCREEN_CELLS, width=beam, rng=rng
     )
     ranking = pd.concat(
-        [
-            _scored(task, stage, sets, chance[:, size - 1], identity, names, rng)
-            for size, sets in kept.items()
-        ],
+        [scored(task, stage, sets, chance[:, size - 1], identity, names, rng) for size, sets in kept.items()],
         ignore_index=True,
     )
     order = ranking["progress"] - penalty * ranking["n_factors"]
@@ -206,19 +200,17 @@ def reprogram(
             f"{end.name!r} is not reached: no set makes more progress than the best of a shuffled network "
             f"(smallest null_p {ranking['null_p'].min():.2g}); do not act on this ranking"
         )
-    pareto = _pareto(ranking, chance, found, markers, stage)
+    front = pareto(ranking, chance, found, markers, stage)
     if model is not None:
-        pareto["model_reached"] = _model_reached(
-            mdata, stage, model, pareto, start, end, groupby, random_state
-        )
+        front["model_reached"] = _model_reached(mdata, stage, model, front, start, end, groupby, random_state)
     for remark in remarks:
         warnings.warn(f"{key_added}: {remark}", stacklevel=2)
     if left_out:
         logger.info("%d interventions were left out, e.g. %s", len(left_out), left_out[0][1])
     mdata.uns[key_added] = {
         "ranking": ranking,
-        "pareto": pareto,
-        "search": _search_table(task, found, relaxed, markers, members, identity, stage),
+        "pareto": front,
+        "search": search_table(task, found, relaxed, markers, members, identity, stage),
         "trace": relaxed.trace,
         "left_out": pd.DataFrame(left_out, columns=["intervention", "reason"], dtype=object),
         "groups": np.array(names, dtype=object),
@@ -273,139 +265,11 @@ def _unique(sets: Sequence[Set]) -> list[Set]:
     return list(dict.fromkeys(sets))
 
 
-def _named(stage: Stage, members: Set) -> tuple[str, str]:
-    """``"A+B"`` and ``"knockout+overexpress"``."""
-    names = [stage.features.name(stage.scene.network.regulators[number]) for number, _ in members]
-    ways = ["overexpress" if way == OVEREXPRESS else "knockout" for _, way in members]
-    return "+".join(names), "+".join(ways)
-
-
-def _scored(
-    task: Journey,
-    stage: Stage,
-    sets: list[Set],
-    chance: np.ndarray,
-    identity: float,
-    names: list[str],
-    rng: np.random.Generator,
-) -> pd.DataFrame:
-    """Score sets of one size with the whole ensemble."""
-    network = stage.scene.network
-    made = np.stack([task.progress(sets, m, identity) for m in range(network.n_members)])
-    mean = made.mean(0)
-    ranks = np.argsort(np.argsort(-made, axis=1, kind="stable"), axis=1)
-    few = range(0, network.n_members, max(1, network.n_members // 5))
-    nearest = np.mean([task.nearest(sets, m) for m in few], axis=0)
-    distance = np.mean([task.distances(sets, m)[:, 0] for m in few], axis=0)
-    p = (1 + (chance >= mean[:, None] - 1e-12).sum(1)) / (1 + len(chance))
-    matched = np.full(len(sets), np.nan)
-    expression = stage.scene.cells.level[:, network.regulators].mean(0)
-    for i in np.argsort(-mean, kind="stable")[:_MATCHED_ROWS]:
-        others = matched_sets(sets[i], expression, np.unique(network.source), _MATCHED, rng)
-        if others:
-            reached = np.mean([task.progress(others, m, identity, _SCREEN_CELLS) for m in few], axis=0)
-            matched[i] = (1 + (reached >= mean[i]).sum()) / (1 + len(others))
-    marker = marker_difference(task, sets)
-    factors, modes = zip(*(_named(stage, s) for s in sets), strict=True)
-    return pd.DataFrame(
-        {
-            "factors": factors,
-            "modes": modes,
-            "n_factors": [len(s) for s in sets],
-            "progress": mean,
-            "sd": made.std(0, ddof=1),
-            "q05": np.quantile(made, 0.05, axis=0),
-            "q95": np.quantile(made, 0.95, axis=0),
-            "distance": distance,
-            "reached": nearest[:, 0],
-            "off_target": nearest[:, 2:].sum(1),
-            "rank_sd": ranks.std(0, ddof=1),
-            "top_share": (ranks == 0).mean(0),
-            "null_p": p,
-            "matched_p": matched,
-            "marker_difference": marker,
-            "marker_rank": np.argsort(np.argsort(-marker, kind="stable")) + 1,
-            "significant": (p < _LEVEL + 1e-9) & (mean > 0),
-        }
-    )
-
-
-def _pareto(
-    ranking: pd.DataFrame,
-    chance: np.ndarray,
-    found: dict,
-    markers: dict[int, Set],
-    stage: Stage,
-) -> pd.DataFrame:
-    """Nothing, then the best set of each size by progress and by the difference of markers."""
-    columns = ["factors", "modes", "progress", "q05", "q95", "distance", "null_p", "significant"]
-    nothing = {"n_factors": 0, "method": "nothing", "factors": "", "modes": "", "progress": 0.0}
-    rows = [nothing | {"q05": 0.0, "q95": 0.0, "distance": 1.0, "null_p": 1.0, "significant": False}]
-    rows[0] |= {"null95": 0.0, "n_sets": 1, "exhaustive": True}
-    for size, (sets, _, complete) in found.items():
-        mine = ranking[ranking["n_factors"] == size]
-        factors, modes = _named(stage, markers[size])
-        by_marker = mine[(mine["factors"] == factors) & (mine["modes"] == modes)]
-        band = float(np.nanquantile(chance[:, size - 1], 1 - _LEVEL))
-        for method, row in (("search", mine.iloc[0]), ("marker difference", by_marker.iloc[0])):
-            about = {"null95": band, "n_sets": len(sets), "exhaustive": complete}
-            rows.append({"n_factors": size, "method": method} | row[columns].to_dict() | about)
-    return pd.DataFrame(rows)
-
-
-def _search_table(
-    task: Journey, found: dict, relaxed, markers: dict, members: np.ndarray, identity: float, stage: Stage
-) -> pd.DataFrame:
-    """Every way of searching judged by the same few members and cells: what its best set misses."""
-
-    def made(sets: Sequence[Set]) -> np.ndarray:
-        return np.mean([task.progress(sets, m, identity, _SCREEN_CELLS) for m in members], axis=0)
-
-    rows = []
-    for size, (sets, values, complete) in found.items():
-        best = sets[int(np.argmax(values))]
-        name = "exhaustive" if complete else "beam"
-        rows.append((f"{name}, {size}", best, len(sets), np.nan, np.nan, np.nan))
-    rows += [
-        (f"marker difference, {size}", best, 0, np.nan, np.nan, np.nan) for size, best in markers.items()
-    ]
-    for run in relaxed.best:
-        candidates = run.sets
-        rows.append(
-            (
-                run.name,
-                candidates[int(np.argmax(made(candidates)))],
-                run.n_evaluations,
-                run.lr,
-                run.best,
-                run.median,
-            )
-        )
-    values = made([r[1] for r in rows])
-    names = [_named(stage, r[1]) for r in rows]
-    complete = all(c for _, _, c in found.values())
-    return pd.DataFrame(
-        {
-            "method": [r[0] for r in rows],
-            "factors": [n[0] for n in names],
-            "modes": [n[1] for n in names],
-            "n_factors": [len(r[1]) for r in rows],
-            "progress": values,
-            "regret": values.max() - values,
-            "against_exhaustive": complete,
-            "n_evaluations": [r[2] for r in rows],
-            "rate": [r[3] for r in rows],
-            "best_objective": [r[4] for r in rows],
-            "median_objective": [r[5] for r in rows],
-        }
-    )
-
-
 def _model_reached(
-    mdata: MuData, stage: Stage, model: "TriVI", pareto: pd.DataFrame, start, end, groupby, seed: int
+    mdata: MuData, stage: Stage, model: "TriVI", front: pd.DataFrame, start, end, groupby, seed: int
 ) -> np.ndarray:
     """Share of the source cells that the model's embedding puts among the target's, for each row of the front."""
-    out = np.full(len(pareto), np.nan)
+    out = np.full(len(front), np.nan)
     if start.rows is None or end.rows is None:
         return out
     before = np.asarray(model.get_latent_representation(mdata), dtype=float)
@@ -413,7 +277,7 @@ def _model_reached(
     is_target = np.isin(np.arange(mdata.n_obs), end.rows)
     rows = np.sort(np.random.default_rng([seed, 33]).permutation(start.rows)[:_EMBEDDED])
     alone = replace(stage, groups={ALL: rows}, chosen=np.array([], dtype=int))
-    for i, (factors, modes) in enumerate(zip(pareto["factors"], pareto["modes"], strict=True)):
+    for i, (factors, modes) in enumerate(zip(front["factors"], front["modes"], strict=True)):
         after = before[rows]
         if factors:
             genes = stage.features.modalities["rna"]
