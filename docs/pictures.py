@@ -35,12 +35,13 @@ def landscapes() -> mudata.MuData:
 
 
 def perturbations(mdata: mudata.MuData, model: "mm.models.TriVI") -> None:
-    """A knock-out and a screen, on nine tenths of the true network."""
+    """A knock-out, a screen and a reprogramming, on nine tenths of the true network."""
     edges = mdata.uns["truth"]["edges"].rename(columns={"sign": "weight"})
     kept = np.random.default_rng(0).random(len(edges)) < 0.9
     mm.tl.regulons(mdata, prior=edges.loc[kept, ["source", "target", "weight"]])
     mm.tl.perturb(mdata, "GATA1", model=model, groupby="cell_type")
     mm.tl.screen(mdata, progress_bar=False)
+    mm.tl.reprogram(mdata, "monocyte", "erythrocyte", groupby="cell_type", max_factors=3)
 
 
 def comparison() -> mudata.MuData:
@@ -124,7 +125,9 @@ def main() -> None:
     keep(mm.pl.perturbation(mdata, "GATA1_knockout", group="MEP", return_fig=True), "perturbation")
     keep(mm.pl.screen(mdata, return_fig=True), "screen")
     keep(mm.pl.optimizer_comparison(comparison(), return_fig=True), "optimizer_comparison")
+    keep(mm.pl.reprogram(mdata, return_fig=True), "reprogram")
     keep(embedding(mdata), "embedding")
+    keep(mm.pl.perturbation_embedding(mdata, "GATA1_knockout", return_fig=True), "perturbation_embedding")
     keep(imputation(), "imputation")
 
 

@@ -10,6 +10,7 @@ OPTIMIZER_COMPARISON = "optimizer_comparison"
 REGULONS = "regulons"
 PERTURB = "perturb"
 SCREEN = "screen"
+REPROGRAM = "reprogram"
 PERTURBATION_EVALUATION = "perturbation_evaluation"
 TWIN = "twin"
 SIMULATE = "simulate"
@@ -42,6 +43,11 @@ def perturbation_key(perturbation: str) -> str:
 def shifted_embedding(key: str, embedding: str = EMBEDDING) -> str:
     """``obsm`` key of the embedding after the perturbation ``key``."""
     return f"{embedding}_{key}"
+
+
+def null_embedding(key: str, embedding: str = EMBEDDING) -> str:
+    """``obsm`` key of the embedding after the perturbation ``key`` in a network with shuffled targets."""
+    return f"{shifted_embedding(key, embedding)}_null"
 
 
 def perturbation_score(key: str) -> str:

@@ -85,13 +85,18 @@ class Scene:
         effects, shares = zip(*(self.effect(perturbation, before, m) for m in chosen), strict=True)
         return np.stack(effects), np.mean(shares, axis=0)
 
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """Draw an order in which every target takes the regulators of another one of its modality."""
+        order = np.arange(self.network.n_features)
+        for columns, _kind in self.readout.blocks:
+            order[columns] = rng.permutation(order[columns])
+        return order
+
     def null(self, perturbation: Perturbation, n: int, rng: np.random.Generator) -> np.ndarray:
         """Effects when the targets are shuffled within each modality, ``(n, n_groups, n_features)``."""
         drawn, before = [], self.before(perturbation)
         for number in range(n):
-            order = np.arange(self.network.n_features)
-            for columns, _kind in self.readout.blocks:
-                order[columns] = rng.permutation(order[columns])
+            order = self.shuffled(rng)
             drawn.append(self.effect(perturbation, before, number % self.network.n_members, order)[0])
         return np.stack(drawn)
 
@@ -148,8 +153,9 @@ def against_null(
     Returns
     -------
     p, band
-        ``(n_groups, n_features)``: p values, never below one in the number of draws, and the size of effect that one
-        shuffled feature in twenty exceeds.
+        ``(n_groups, n_features)``: p values, and the size of effect that one shuffled feature in twenty exceeds. The
+        draws of all features of a modality are pooled; beyond all but the largest hundredth of them p follows a
+        generalised Pareto tail fitted to those, so that it does not end at one in the number of draws.
     """
     scale = np.maximum(spread, 0.1 * np.median(spread)) + 1e-9
     size, chance = np.abs(delta) / scale, np.abs(null) / scale
@@ -162,10 +168,48 @@ def against_null(
             continue
         for group in range(len(delta)):
             drawn = np.sort(chance[:, group, columns], axis=None)
-            at_least = len(drawn) - np.searchsorted(drawn, size[group, columns], side="left")
-            p[group, columns] = (1 + at_least) / (1 + len(drawn))
+            p[group, columns] = tail_p(size[group, columns], drawn)
             band[group, columns] = np.quantile(drawn, 0.95) * scale[columns]
     return p, band
+
+
+def tail_p(size: np.ndarray, drawn: np.ndarray, share: float = 0.01, least: int = 30) -> np.ndarray:
+    """P values of ``size`` among sorted draws of the null: ranks, and a generalised Pareto tail beyond the largest ones.
+
+    Parameters
+    ----------
+    size
+        Observed, any number.
+    drawn
+        Draws of the null, sorted.
+    share, least
+        Share of the draws that are the tail, at least so many; with too few draws, or a tail of equal ones, ranks only.
+
+    Returns
+    -------
+    numpy.ndarray
+        Above 0, falling with ``size``. The tail's shape (by the method of moments) is kept from below zero, where it
+        would have an end and claim p = 0.
+
+    References
+    ----------
+    Knijnenburg TA et al. (2009) Bioinformatics 25:i161.
+    """
+    n = len(drawn)
+    rank = (1 + n - np.searchsorted(drawn, size, side="left")) / (1 + n)
+    k = max(int(share * n), least)
+    if n < 3 * k:
+        return rank
+    edge = drawn[n - k - 1]
+    excess = drawn[n - k :] - edge
+    mean, variance = excess.mean(), excess.var()
+    if not (edge > 0 and variance > 1e-12 * mean**2):
+        return rank
+    shape = float(np.clip(0.5 * (1 - mean**2 / variance), 0.0, 0.45))
+    scale = mean * (1 - shape)
+    beyond = np.maximum(size - edge, 0) / scale
+    survives = np.exp(-beyond) if shape < 1e-6 else (1 + shape * beyond) ** (-1 / shape)
+    return np.where(size > edge, np.maximum((k + 1) / (n + 1) * survives, 1e-300), rank)
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:

@@ -18,6 +18,10 @@ RADIUS = 0.95
 # standardised coefficient that is nothing
 LEAST = 0.05
 _FORBIDDEN = 1e6
+# the data confirm an edge of the prior that comes out with its sign and at least this size
+_CONFIRMED, _UNSEEN_EDGES = 0.1, 4
+# a regulator whose edges are all confirmed is believed more edges that no prior has: less of a penalty on them
+_TRUSTED = 0.2
 _POOLS = 150
 
 
@@ -64,8 +68,10 @@ class Problem:
         mixed[:, made] = self.open_odds[:, made]
         return mixed
 
-    def relative_penalty(self, outside: float) -> np.ndarray:
+    def relative_penalty(self, outside: float | np.ndarray) -> np.ndarray:
         """1 for the edges there is evidence for and ``outside`` for the others, if there is evidence for any.
+
+        ``outside`` may differ between regulators.
 
         A regulator whose production is not seen in its chromatin would explain itself: that edge is closed.
         """
@@ -117,6 +123,7 @@ def fit_network(
     n_features, p = problem.sign.shape
     sign = np.nan_to_num(problem.sign)
     spread = problem.odds.std(0)
+    trust = _TRUSTED ** credibility(problem, penalty, prior_strength)
     fitted, sizes, forms, steps, radii = [], [], [], [], []
     for sample in bootstraps(len(problem.level), problem.groups, n_members, rng):
         form = Form(rng.choice(EXPONENTS), rng.choice(HALVES))
@@ -126,7 +133,9 @@ def fit_network(
         steps.append(int(rng.choice(HORIZONS)))
         regulators = np.maximum(problem.level[:, problem.regulators], 0)
         occupied = form(regulators)
-        weights = adaptive_ridge(occupied, response, sample, alpha * problem.relative_penalty(outside), sign)
+        weights = adaptive_ridge(
+            occupied, response, sample, alpha * problem.relative_penalty(outside * trust), sign
+        )
         forms.append(form)
         fitted.append(weights)
         sizes.append(weights * occupied.std(0) / np.maximum(spread, 1e-3)[:, None])
@@ -151,6 +160,29 @@ def fit_network(
     )
     kept = size[:, target, source]
     return network, kept.mean(0), kept.std(0, ddof=1), np.array(radii)
+
+
+def credibility(problem: Problem, penalty: float, prior_strength: float) -> np.ndarray:
+    """Share of each regulator's evidence that the data confirm, ``(p,)``: the edges of a decoy mostly are not.
+
+    Few edges count for less: there might as well be as many unconfirmed ones that no prior has.
+    """
+    form = Form(2.0, 0.4)
+    occupied, response = (
+        form(np.maximum(problem.level[:, problem.regulators], 0)),
+        problem.response(CHROMATIN[0]),
+    )
+    sign, known = np.nan_to_num(problem.sign), problem.sign != 0
+    weights = adaptive_ridge(
+        occupied,
+        response,
+        np.ones(len(response)),
+        penalty * problem.relative_penalty(prior_strength),
+        sign,
+    )
+    size = weights * occupied.std(0) / np.maximum(problem.odds.std(0), 1e-3)[:, None]
+    confirmed = known & (np.abs(size) > _CONFIRMED) & (weights * np.where(sign == 0, weights, sign) > 0)
+    return confirmed.sum(0) / (known.sum(0) + _UNSEEN_EDGES)
 
 
 def bootstraps(

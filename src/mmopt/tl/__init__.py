@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_landscape": ["landscape"],
         "_perturb": ["perturb"],
         "_regulons": ["regulons"],
+        "_reprogram": ["reprogram"],
         "_screen": ["screen"],
         "_simulate": ["simulate"],
         "_transitions": ["transitions"],

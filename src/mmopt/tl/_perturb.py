@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -97,8 +98,8 @@ def perturb(
         other regulators of like expression have as large effects), ``clip_fraction, ood_fraction,
         perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
         effects with the model's difference of decodes). ``params``, ``warnings``, ``versions``.
-    ``mdata.obsm["X_mmopt_GATA1_knockout"]``
-        Where the model puts each cell afterwards; only with ``model``.
+    ``mdata.obsm["X_mmopt_GATA1_knockout"]``, ``mdata.obsm["X_mmopt_GATA1_knockout_null"]``
+        Where the model puts each cell afterwards, and where it would with shuffled targets; only with ``model``.
     ``mdata.obs["perturb_score_GATA1_knockout"]``
         The cosine of each cell; only where there is a pseudotime.
 
@@ -191,6 +192,8 @@ def perturb(
         embedded = np.full((mdata.n_obs, shift.after.shape[1]), np.nan, dtype=np.float32)
         embedded[everyone] = shift.after
         mdata.obsm[_keys.shifted_embedding(key)] = embedded
+        mdata.obsm[_keys.null_embedding(key)] = by_chance = np.full_like(embedded, np.nan)
+        by_chance[everyone] = shift_cells(mdata, _shuffled(stage, rng), make, model, random_state).after
     if score is not None:
         along = np.full(mdata.n_obs, np.nan)
         along[everyone] = score
@@ -200,6 +203,13 @@ def perturb(
 
 def _on_scene(interventions: list, stage: Stage, n_steps: int | str | None, scene) -> Perturbation:
     return build(interventions, stage.features, scene, stage.links, stage.cognate, n_steps)
+
+
+def _shuffled(stage: Stage, rng: np.random.Generator) -> Stage:
+    """Give every target of the network the regulators of another one."""
+    network = stage.scene.network
+    other = replace(network, target=stage.scene.shuffled(rng)[network.target])
+    return replace(stage, scene=replace(stage.scene, network=other))
 
 
 def _effect_table(

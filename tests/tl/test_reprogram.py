@@ -1,0 +1,262 @@
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+
+import mmopt as mm
+from mmopt._compat import override_pull_on_update
+
+QUICK = {"n_starts": 2, "n_evaluations": 6, "n_null": 19}
+
+
+@pytest.fixture
+def mdata(regulated):
+    return regulated[0].copy()
+
+
+@pytest.fixture(scope="module")
+def done(regulated):
+    """A reprogramming between two groups. Not to be changed."""
+    mdata = regulated[0].copy()
+    table = mm.tl.reprogram(mdata, "monocyte", "erythrocyte", groupby="cell_type", **QUICK)
+    return mdata, table
+
+
+def test_a_known_switch_is_found_and_beats_chance(done):
+    """The default network: GATA1 makes erythroid cells and SPI1 myeloid ones, and each represses the other."""
+    mdata, table = done
+    slot = mdata.uns["reprogram"]
+    best = table.iloc[0]
+    assert "GATA1" in best["factors"] or "SPI1" in best["factors"]
+    ways = dict(zip(best["factors"].split("+"), best["modes"].split("+"), strict=True))
+    assert ways.get("GATA1", "overexpress") == "overexpress"
+    assert ways.get("SPI1", "knockout") == "knockout"
+    assert slot["significant"]
+    assert best["null_p"] == pytest.approx(0.05)
+    assert best["progress"] > slot["pareto"].query("n_factors == 2")["null95"].iloc[0] > 0
+    assert best["q05"] <= best["progress"] <= best["q95"]
+
+
+def test_what_the_tables_hold(done):
+    mdata, table = done
+    slot = mdata.uns["reprogram"]
+    singles = table[table["n_factors"] == 1]
+    assert len(singles) == slot["params"]["n_candidates"]
+    assert not table.duplicated(["factors", "modes"]).any()
+    order = table["progress"] - 0.02 * table["n_factors"]
+    assert order.is_monotonic_decreasing
+    assert table[["reached", "off_target", "top_share"]].to_numpy().min() >= 0
+    assert (table["reached"] + table["off_target"] <= 1 + 1e-9).all()
+    assert singles["top_share"].sum() == pytest.approx(1)
+    pareto = slot["pareto"]
+    assert pareto["n_factors"].tolist() == [0, 1, 1, 2, 2]
+    assert pareto["method"].tolist() == ["nothing", *["search", "marker difference"] * 2]
+    assert pareto["exhaustive"].all()
+    assert set(slot["groups"]) == set(mdata.obs["cell_type"].unique())
+    assert slot["groups"][0] == "erythrocyte"
+
+
+def test_regret_stands_beside_every_search_and_none_beats_trying_all(done):
+    slot = done[0].uns["reprogram"]
+    table = slot["search"].set_index("method")
+    assert list(table.index) == [
+        "exhaustive, 1",
+        "exhaustive, 2",
+        "marker difference, 1",
+        "marker difference, 2",
+        "asgdadam",
+        "adam",
+        "lbfgs",
+    ]
+    assert table["against_exhaustive"].all()
+    assert (table["regret"] >= -1e-9).all()
+    assert table.loc[["exhaustive, 1", "exhaustive, 2"], "regret"].min() == pytest.approx(0, abs=1e-9)
+    trace = slot["trace"]
+    assert trace.groupby(["optimizer", "rate"]).size().tolist() == [12] * 7
+    first = trace[trace["evaluation"] == 0].groupby("start")["objective"]
+    assert (first.max() - first.min() < 1e-6).all()  # the same starts
+    for name in ("asgdadam", "adam", "lbfgs"):
+        mine = trace[(trace["optimizer"] == name) & (trace["rate"] == table.loc[name, "rate"])]
+        lowest = mine.groupby("start")["objective"].min()
+        assert lowest.min() == pytest.approx(table.loc[name, "best_objective"])
+        assert lowest.median() == pytest.approx(table.loc[name, "median_objective"])
+
+
+def test_the_slot_survives_a_file_and_a_seed_repeats_it(done, tmp_path):
+    mdata, table = done
+    with override_pull_on_update():
+        mdata.write_h5mu(tmp_path / "x.h5mu")
+        read = mudata.read_h5mu(tmp_path / "x.h5mu")
+    for part in ("ranking", "pareto", "search", "trace"):
+        pd.testing.assert_frame_equal(
+            read.uns["reprogram"][part], mdata.uns["reprogram"][part], check_dtype=False
+        )
+    quick = {**QUICK, "optimizers": (), "max_factors": 1}
+    once, again = (
+        mm.tl.reprogram(mdata.copy(), "monocyte", "erythrocyte", groupby="cell_type", **quick) for _ in "ab"
+    )
+    pd.testing.assert_frame_equal(once, again)
+    singles = table[table["n_factors"] == 1].set_index(["factors", "modes"])["progress"]
+    np.testing.assert_allclose(once.set_index(["factors", "modes"])["progress"][singles.index], singles)
+
+
+def test_cells_and_vectors_are_taken_as_groups_are(done):
+    mdata, table = done[0].copy(), done[1]
+    labels = mdata.obs["cell_type"].astype(str)
+    quick = {**QUICK, "optimizers": (), "max_factors": 1}
+    singles = table[table["n_factors"] == 1].set_index(["factors", "modes"])["progress"]
+    by_cells = mm.tl.reprogram(
+        mdata,
+        mdata.obs_names[labels == "monocyte"],
+        (labels == "erythrocyte").to_numpy(),
+        groupby="cell_type",
+        **quick,
+    ).set_index(["factors", "modes"])["progress"]
+    np.testing.assert_allclose(by_cells[singles.index], singles, atol=1e-9)
+
+    rna = np.log1p(
+        1e4
+        * mdata["rna"].X[(labels == "erythrocyte").to_numpy()].toarray().sum(0)
+        / mdata["rna"].X[(labels == "erythrocyte").to_numpy()].sum()
+    )
+    vector = pd.Series(rna, index=mdata["rna"].var_names)
+    by_vector = mm.tl.reprogram(mdata, "monocyte", vector, groupby="cell_type", **quick)
+    correlation = by_vector.set_index(["factors", "modes"])["progress"][singles.index].corr(
+        singles, "spearman"
+    )
+    assert correlation > 0.5
+    assert mdata.uns["reprogram"]["params"]["target"] == "target"
+    from_vector = mm.tl.reprogram(mdata, vector, "monocyte", groupby="cell_type", **quick)
+    assert from_vector["progress"].iloc[0] > 0
+
+
+def test_modes_and_features_limit_the_search(mdata):
+    table = mm.tl.reprogram(
+        mdata,
+        "monocyte",
+        "erythrocyte",
+        groupby="cell_type",
+        features=["GATA1", "SPI1", "KLF1"],
+        modes="overexpress",
+        max_factors=3,
+        penalty=0,
+        **{**QUICK, "optimizers": ("asgdamsgrad",)},
+    )
+    assert set("+".join(table["factors"]).split("+")) == {"GATA1", "SPI1", "KLF1"}
+    assert set("+".join(table["modes"]).split("+")) == {"overexpress"}
+    assert sorted(table["n_factors"]) == [1, 1, 1, 2, 2, 2, 3]
+
+
+def test_an_unreachable_target_is_said_to_be(mdata):
+    """A decoy regulates nothing, so its false edges take no cell anywhere."""
+    with pytest.warns(
+        UserWarning, match="not reached: no set makes more progress than the best of a shuffled"
+    ):
+        table = mm.tl.reprogram(
+            mdata,
+            "monocyte",
+            "erythrocyte",
+            groupby="cell_type",
+            features=["DECOY1"],
+            max_factors=1,
+            **{**QUICK, "optimizers": ()},
+        )
+    assert not table["significant"].any()
+    assert not mdata.uns["reprogram"]["significant"]
+    with pytest.warns(UserWarning, match="source and target are the same cells"):
+        table = mm.tl.reprogram(
+            mdata, "monocyte", "monocyte", groupby="cell_type", max_factors=1, optimizers=(), n_null=19
+        )
+    assert not table["significant"].any()
+
+
+def test_a_random_cell_as_target_is_no_success(mdata):
+    """Moving everything towards the mean looks good by the distance to a random cell; here it must not be significant
+    progress away from all groups."""
+    rng = np.random.default_rng(0)
+    labels = mdata.obs["cell_type"].astype(str).to_numpy()
+    same = rng.choice(np.flatnonzero(labels == "monocyte"), 25, replace=False)
+    rest = np.setdiff1d(np.flatnonzero(labels == "monocyte"), same)
+    with pytest.warns(UserWarning, match="is not reached"):
+        table = mm.tl.reprogram(
+            mdata, mdata.obs_names[rest], mdata.obs_names[same], max_factors=1, optimizers=(), n_null=19
+        )
+    assert not table["significant"].any()
+
+
+def test_the_model_says_where_it_puts_the_cells(fitted):
+    source, model = fitted
+    mdata = source.copy()
+    edges = mdata.uns["truth"]["edges"].rename(columns={"sign": "weight"})
+    mm.tl.regulons(mdata, prior=edges, n_boot=5)
+    mm.tl.reprogram(
+        mdata,
+        "monocyte",
+        "erythrocyte",
+        model=model,
+        groupby="cell_type",
+        features=["GATA1", "SPI1"],
+        max_factors=1,
+        optimizers=("adam",),
+        **{**QUICK, "n_evaluations": 3},
+    )
+    share = mdata.uns["reprogram"]["pareto"]["model_reached"]
+    assert share.between(0, 1).all()
+    assert share.iloc[0] < 0.5  # doing nothing leaves them where they were
+
+
+def refused(mdata, error, match, *args, **kwargs):
+    with pytest.raises(error, match=match):
+        mm.tl.reprogram(mdata, *args, **{"groupby": "cell_type", **QUICK, **kwargs})
+    assert "reprogram" not in mdata.uns
+
+
+def test_refusals(mdata, toy):
+    ends = ("monocyte", "erythrocyte")
+    refused(toy, KeyError, r"call `mm.tl.regulons\(mdata, prior=...\)` first", *ends)
+    refused(mdata, ValueError, "source='monocyte': to name a group say in which column", *ends, groupby=None)
+    refused(
+        mdata,
+        KeyError,
+        "target='erythrocyt': no such group .* nearest: 'erythrocyte'",
+        "monocyte",
+        "erythrocyt",
+    )
+    refused(mdata, KeyError, "source: cells: not in mdata.obs_names: 'nobody'", ["nobody"], "monocyte")
+    refused(mdata, ValueError, "target: cells: a mask of 500 values", "monocyte", np.ones(3, bool))
+    refused(mdata, TypeError, "target: a group's name, cells .* or a vector", "monocyte", 3.0)
+    refused(mdata, ValueError, "target: the vector has NaN", "monocyte", {"GATA1": np.nan})
+    refused(mdata, ValueError, "not z scores or raw counts", "monocyte", {"GATA1": -3.0, "SPI1": 0.0})
+    refused(mdata, KeyError, "no feature 'GATA11'.*nearest: 'GATA1'", "monocyte", {"GATA11": 1.0})
+    refused(mdata, KeyError, "no feature 'GATA11'.*nearest: 'GATA1'", *ends, features=["GATA11"])
+    refused(mdata, ValueError, "'GENE9': no gene with an outgoing edge", *ends, features=["GENE9"])
+    refused(mdata, ValueError, "features must be 'regulators' or a list", *ends, features="all")
+    refused(mdata, ValueError, "modes must be among 'knockout', 'overexpress'", *ends, modes=["block"])
+    refused(mdata, ValueError, "optimizers: no 'asgd'; there are .*'lbfgs'", *ends, optimizers=["asgd"])
+    refused(mdata, ValueError, "max_factors must be 1 to 4", *ends, max_factors=5)
+    refused(mdata, ValueError, "n_null must be at least 19", *ends, n_null=5)
+    refused(mdata, ValueError, "n_starts and beam must be at least 1", *ends, beam=0)
+    refused(mdata, ValueError, "identity from 0 to 1", *ends, identity=2)
+
+
+def test_what_is_not_expressed_in_the_source_is_not_knocked_out(mdata):
+    rows = (mdata.obs["cell_type"].astype(str) == "monocyte").to_numpy()
+    counts = mdata["rna"].X.toarray()
+    counts[rows, mdata["rna"].var_names.get_loc("GATA1")] = 0
+    mdata["rna"].X = type(mdata["rna"].X)(counts)
+    mm.tl.reprogram(
+        mdata, "monocyte", "erythrocyte", groupby="cell_type", max_factors=1, optimizers=(), n_null=19
+    )
+    left_out = mdata.uns["reprogram"]["left_out"].set_index("intervention")["reason"]
+    assert "a knock-out has no effect to propagate" in left_out["GATA1_knockout"]
+    assert (
+        not (mdata.uns["reprogram"]["ranking"]["factors"] + "_" + mdata.uns["reprogram"]["ranking"]["modes"])
+        .isin(["GATA1_knockout"])
+        .any()
+    )
+    with pytest.raises(
+        ValueError, match="no intervention is left; the first refusal: 'GATA1' was counted in 0"
+    ):
+        mm.tl.reprogram(
+            mdata, "monocyte", "erythrocyte", groupby="cell_type", features=["GATA1"], modes=["knockout"]
+        )
