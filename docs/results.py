@@ -46,6 +46,7 @@ def write(benchmarks: Path, out: Path) -> None:
     (include / "measurements.md").write_text("\n\n".join(map(demoted, pages)), encoding="utf-8")
     for page in (
         benchmarks / "scale.md",
+        benchmarks / "simulated.md",
         benchmarks / "speed.md",
         benchmarks / "calibration" / "calibration.md",
     ):
