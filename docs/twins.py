@@ -38,8 +38,9 @@ def fates(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         )
         if ours >= none:
             lost.append(f"`{network}` after {MODES[mode]} ({ours:.3f} against {none:.3f})")
-    words = "Farther from the truth than no change with the true shares: " + (", ".join(lost) or "nowhere")
-    return pd.DataFrame(rows), words + ".\n"
+    nearer, n = int((runs["tv"] < runs["tv_no_change"]).sum()), len(runs)
+    words = f"Nearer for {nearer} of {n} interventions: the means are those of the regulators that change much. Farther from the truth than no change with the true shares: "
+    return pd.DataFrame(rows), words + (", ".join(lost) or "nowhere") + ".\n"
 
 
 def held_out(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
