@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import peers
+import twins
 
 NAMES = {
     "adam": "Adam",
@@ -52,6 +53,11 @@ def write(benchmarks: Path, out: Path) -> None:
     ):
         (include / page.name).write_text(demoted(page, 2), encoding="utf-8")
     (include / "peers.md").write_text(peers.page(benchmarks / "integration.md"), encoding="utf-8")
+    told, words = twins.fates(pd.read_csv(benchmarks / "twin" / "fates.csv"))
+    (include / "twin_fates.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
+    courses = twins.held_out(pd.read_csv(benchmarks / "twin" / "held_out.csv"))
+    text = "\n".join(f"{title}\n\n{table(rows)}" for title, rows in courses.items())
+    (include / "twin_held_out.md").write_text(text, encoding="utf-8")
     layers.draw(benchmarks.parent / "pyproject.toml", figures / "layers.svg")
 
 

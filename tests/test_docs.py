@@ -52,7 +52,7 @@ def test_the_code_of_a_page_runs_as_printed(page, briefly):
 
 
 def test_these_pages_have_code():
-    assert set(CODE) >= {"faq", "landscape", "model", "optimizers", "published_comparison", "scale"}
+    assert set(CODE) >= {"faq", "landscape", "model", "optimizers", "published_comparison", "scale", "twin"}
 
 
 @pytest.mark.parametrize("package", ["curvature", "datasets", "metrics", "models", "optim", "pl", "pp", "tl"])
@@ -120,6 +120,23 @@ def test_every_measurement_is_on_its_page(made):
         text = (made / "include" / f"{name}.md").read_text(encoding="utf-8")
         title = page.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         assert any(re.fullmatch(f"##+ {re.escape(title)}", line) for line in text.splitlines())
+
+
+def test_the_page_of_the_twin_says_where_no_change_is_nearer(made):
+    runs = pd.read_csv(DOCS.parent / "benchmarks" / "twin" / "fates.csv")
+    text = (made / "include" / "twin_fates.md").read_text(encoding="utf-8")
+    rows, told = text.split("Farther from the truth than no change")
+    for (network, *_), part in runs.groupby(["network", "mode"]):
+        ours, none = part["tv"].mean(), part["tv_no_change"].mean()
+        assert re.search(rf"`{network}` \|[^|]*\| {ours:.3f} \| {none:.3f} \|", rows)
+        assert (f"({ours:.3f} against {none:.3f})" in told) == (ours >= none)
+
+
+def test_the_page_of_the_twin_has_every_held_out_score(made):
+    scores = pd.read_csv(DOCS.parent / "benchmarks" / "twin" / "held_out.csv")
+    text = (made / "include" / "twin_held_out.md").read_text(encoding="utf-8")
+    for energy in scores.groupby(["data", "space", "prediction"])["energy"].mean():
+        assert re.search(rf"\| \*{{0,2}}{re.escape(f'{energy:.2f}')}\*{{0,2}} \|", text)
 
 
 def test_the_comparison_says_where_others_are_better(made):

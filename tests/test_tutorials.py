@@ -15,8 +15,9 @@ FOLDER = Path(__file__).parents[1] / "tutorials"
 NAMES = sorted(page.stem for page in FOLDER.glob("*.md"))
 each = pytest.mark.parametrize("name", NAMES)
 
-# whatever trains does so for two epochs; nothing else of the tutorials is changed
+# whatever trains does so for two epochs or twenty steps; nothing else of the tutorials is changed
 BRIEFLY = """
+import importlib
 import warnings
 import lightning.pytorch
 import matplotlib
@@ -24,6 +25,11 @@ warnings.filterwarnings("ignore")
 def _brief(self, *args, max_epochs=None, _whole=lightning.pytorch.Trainer.__init__, **kwargs):
     _whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
 lightning.pytorch.Trainer.__init__ = _brief
+for _name in ("_twin", "_evaluate_twin"):
+    _module = importlib.import_module(f"mmopt.tl.{_name}")
+    def _few(*args, n_steps, _whole=_module.fit_flow, **kwargs):
+        return _whole(*args, n_steps=min(n_steps, 20), **kwargs)
+    _module.fit_flow = _few
 """
 
 # numba compiles muon's weighted neighbours anew at each start, which takes a minute

@@ -123,6 +123,7 @@ def reprogram(
             was an exhaustive search.
         ``trace``
             Objective of every evaluation of every optimizer, rate and start.
+
         ``left_out``, ``groups``, ``significant``, ``warnings``, ``params``, ``versions``
 
     Raises
