@@ -185,9 +185,7 @@ def calibrate(
         found.append((name, target(job), int(mine.sum()), summary, measured, noise))
     if not found:
         none = np.zeros((0, *np.shape(stage.scene.averaging @ stage.scene.cells.level)))
-        return Calibration(
-            [], [], none, none, _table([], [], none, none, none, none, none), _skipped(skipped)
-        )
+        return Calibration([], [], none, none, _table([], [], none, none, none, none), _skipped(skipped))
     names, targets, n_cells, summaries, measured, noise = (list(v) for v in zip(*found, strict=True))
     delta, sd = (np.stack([s[v] for s in summaries]) for v in ("delta", "sd"))
     measured, noise = np.stack(measured), np.stack(noise)
