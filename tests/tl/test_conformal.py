@@ -161,5 +161,5 @@ def test_too_few_perturbations_are_refused(measured):
 def test_labels_of_which_none_can_be_used_are_refused_with_a_reason(measured):
     mdata = measured.copy()
     mdata.obs["guide"] = mdata.obs["perturbation"].where(mdata.obs["perturbation"] == "control", "NOGENE")
-    with pytest.raises(ValueError, match="there are 0 and 1 could not be used, e.g. .*NOGENE"):
+    with pytest.raises(ValueError, match=r"there are 0 and 1 could not be used, e\.g\. .*NOGENE"):
         mm.tl.perturb(mdata, "TF03", interval="conformal", perturbation_key="guide", n_null=5)
