@@ -12,7 +12,7 @@ from mmopt.grn.propagation import Cells, Readout, propagate
 # What an ensemble on one snapshot does not know: how far a fit transfers to cells no one has seen. Factors on the
 # ensemble's standard deviation, on the effect and on the feature's spread. With them 90 % intervals held 80 to 90 % of the
 # RNA features that change, on average over the five simulated networks they were chosen on; a network they were not
-# chosen on came out at 40 to 65 %. The ensemble alone: about half of it.
+# chosen on came out at 39 to 63 %. The ensemble alone: about half of it.
 ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.4, 0.35
 
 

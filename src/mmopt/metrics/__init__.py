@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_baselines": ["knn_imputation", "mean_baseline", "ridge_imputation"],
+        "_conformal": ["conformal_quantile", "leave_one_out_covered", "units_needed"],
         "_coverage": ["interval_coverage"],
         "_imputation": ["imputation_scores"],
         "_labels": ["knn_accuracy", "label_transfer"],

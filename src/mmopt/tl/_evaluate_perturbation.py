@@ -1,5 +1,7 @@
 """Predicted against measured effects, always beside what any prediction has to beat."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from mudata import MuData
@@ -203,12 +205,9 @@ def _logged(mdata: MuData, name: str, role: str, layer: str | None) -> tuple[np.
     return (log_ratio(dense) if role == "prot" else np.log1p(per_ten_thousand(dense))), rows
 
 
-def _measured(
-    logged: np.ndarray, labels: pd.Series, control: str | None, key: str, rng: np.random.Generator
-) -> dict:
-    known = labels.notna().to_numpy()
-    values = labels.astype(str)
-    there = values[known].unique()
+def find_control(there: Iterable[str], control: str | None, key: str) -> str:
+    """Label of the unperturbed cells among those there are; raise where it is not clear which."""
+    there = list(there)
     if control is None:
         spelled = [v for v in there if v.lower() in _keys.CONTROLS]
         if len(spelled) != 1:
@@ -216,11 +215,21 @@ def _measured(
                 f"obs column {key!r} has {'no' if not spelled else 'several'} labels of control cells among "
                 f"{listed(there)}; name it with `control=`"
             )
-        control = spelled[0]
-    elif control not in there:
+        return spelled[0]
+    if control not in there:
         raise ValueError(
             f"control={control!r}: no such label in obs column {key!r}; nearest: {listed(nearest(control, there) or there)}"
         )
+    return control
+
+
+def _measured(
+    logged: np.ndarray, labels: pd.Series, control: str | None, key: str, rng: np.random.Generator
+) -> dict:
+    known = labels.notna().to_numpy()
+    values = labels.astype(str)
+    there = values[known].unique()
+    control = find_control(there, control, key)
     unperturbed = logged[(values == control).to_numpy() & known]
     counted = values[known].value_counts(sort=False)
     names = [n for n in counted.index if n != control and counted[n] >= _LEAST_CELLS]

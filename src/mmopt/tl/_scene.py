@@ -24,7 +24,7 @@ class Stage:
     """A scene with names: what the groups are, and where the numbers came from.
 
     ``groups``: name to its cells, ``"all"`` first. ``chosen``: rows of the cells in the scene. ``member``: boolean
-    ``(n_obs,)``, the cells asked for.
+    ``(n_obs,)``, the cells asked for. ``pool``: boolean ``(n_obs,)``, the cells whose counts may be added up.
     """
 
     scene: Scene
@@ -37,6 +37,7 @@ class Stage:
     member: np.ndarray
     k: int
     remarks: list[str]
+    pool: np.ndarray | None = None
 
     @property
     def spread(self) -> np.ndarray:
@@ -45,7 +46,7 @@ class Stage:
 
     def cells(self, rows: np.ndarray) -> Cells:
         """Other cells of the data on the scene's scale."""
-        values, readout = self.profiles.values(rows, self.k), self.scene.readout
+        values, readout = self.profiles.values(rows, self.k, self.pool), self.scene.readout
         return Cells(
             (values - readout.bottom) / np.maximum(readout.top - readout.bottom, 1e-9),
             self.scene.cells.highest,
@@ -61,8 +62,9 @@ def set_stage(
     seed: int = 0,
     per_group: int = _PER_GROUP,
     alone: int = _ALONE,
+    apart: bool = False,
 ) -> Stage:
-    """Read the network and pool the cells that stand for each group.
+    """Read the network and pool the cells that stand for each group; ``apart``: with none but the chosen cells.
 
     Raises
     ------
@@ -102,7 +104,8 @@ def set_stage(
         len(table),
     )
     k = int(slot["params"]["n_neighbors"])
-    values = profiles.values(chosen, k)
+    pool = member if apart else None
+    values = profiles.values(chosen, k, pool)
     blocks = [(block, "ratio" if role == "prot" else "share") for role, block in features.blocks.items()]
     scene = Scene(
         network,
@@ -112,7 +115,7 @@ def set_stage(
     )
     none = pd.DataFrame({"protein": [], "gene": []})
     cognate = cognates(mdata, features) if "prot" in features.modalities else none
-    return Stage(scene, features, profiles, slot["links"], cognate, groups, chosen, member, k, remarks)
+    return Stage(scene, features, profiles, slot["links"], cognate, groups, chosen, member, k, remarks, pool)
 
 
 def _members(mdata: MuData, cells: object) -> np.ndarray:

@@ -15,6 +15,7 @@ from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt._progress import progress
 from mmopt.grn.effects import Perturbation, summarise
+from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._interventions import Intervention, build, label, parse, refuse_unsound
 from mmopt.tl._perturb import rms_of_effects
 from mmopt.tl._scene import Stage, set_stage
@@ -34,6 +35,9 @@ def screen(
     n_cells: int = 100,
     n_top: int | None = None,
     regulons: str = _keys.REGULONS,
+    interval: str = "ensemble",
+    perturbation_key: str = "perturbation",
+    control: str | None = None,
     allow_extrapolation: bool = False,
     key_added: str = _keys.SCREEN,
     random_state: int = 0,
@@ -58,6 +62,9 @@ def screen(
         Members of the ensemble and pooled cells per group (in all, without groups): less than for one perturbation.
     n_top
         Keep only so many features per perturbation, group and modality, those with the largest effects.
+    interval, perturbation_key, control
+        As in :func:`mmopt.tl.perturb`: ``"conformal"`` calibrates each perturbation on the other measured ones of its
+        mode; labels without a mode have the (first) ``mode``.
     key_added
         Slot in ``mdata.uns``.
     progress_bar
@@ -68,7 +75,8 @@ def screen(
     DataFrame
         ``perturbation, modality, feature, group, delta, sd, q05, q95, prob_up, direct``. ``mdata.uns["screen"]`` gets
         ``effects`` (this table), ``ranking`` (``group, perturbation, shift_norm``, root mean square of the RNA effects,
-        and ``n_confident``, RNA features whose interval leaves out 0), ``skipped`` (what was refused, and why), ``params`` and ``versions``.
+        and ``n_confident``, RNA features whose interval leaves out 0), ``skipped`` (what was refused, and why), ``params`` and ``versions``; with
+        conformal intervals ``calibration`` and ``not_calibrated`` (its skipped perturbations) too.
 
     Raises
     ------
@@ -86,6 +94,11 @@ def screen(
         raise ValueError(
             f"n_members must be at least 3, n_cells at least 10 and n_top at least 1; got {n_members=}, {n_cells=}, {n_top=}"
         )
+    check_interval(interval, cells)
+    modes = [mode] if isinstance(mode, str) else list(mode)
+    conformal = interval == "conformal"
+    if conformal:
+        cells, labels = control_cells(mdata, perturbation_key, control)
     stage = set_stage(
         mdata,
         regulons=regulons,
@@ -94,12 +107,27 @@ def screen(
         seed=random_state,
         per_group=n_cells,
         alone=n_cells,
+        apart=conformal,
     )
-    jobs = _jobs(mdata, stage, features, [mode] if isinstance(mode, str) else list(mode), level, order)
+    jobs = _jobs(mdata, stage, features, modes, level, order)
     chosen = np.linspace(0, stage.scene.network.n_members - 1, min(n_members, stage.scene.network.n_members))
     members = np.unique(chosen.round().astype(int))
     spread, rna = stage.spread, stage.features.blocks["rna"]
     frames, ranking, skipped, detected = [], [], [], {}
+    extra: dict[str, Any] = {}
+    counted: list[int] = []
+    if conformal:
+        calibration = calibrate(
+            mdata,
+            stage,
+            labels,
+            mode=modes[0],
+            level=level,
+            groupby=groupby,
+            n_steps=n_steps,
+            members=members,
+            seed=random_state,
+        )
     for job in progress(jobs, "Perturbations", show=progress_bar):
         name = _keys.perturbation_key(label(job))
         for one in job:
@@ -120,6 +148,9 @@ def screen(
             continue
         clamp = build(job, stage.features, stage.scene, stage.links, stage.cognate, n_steps)
         summary = summarise(stage.scene.draws(clamp, members)[0], spread, list(clamp.clamps))
+        if conformal:
+            summary, used = calibration.interval(job, summary)
+            counted.append(used)
         frames.append(_rows(stage, name, clamp, summary, n_top))
         sure = ((summary["q05"] > 0) | (summary["q95"] < 0))[:, rna].sum(1)
         ranking.append((name, rms_of_effects(summary["delta"], rna, clamp), sure))
@@ -129,6 +160,11 @@ def screen(
         )
     if skipped:
         logger.warning("%d perturbations were refused, e.g. %s", len(skipped), skipped[0][1])
+    if conformal:
+        extra, remarks = calibration.report(min(counted))
+        extra["not_calibrated"] = extra.pop("skipped")
+        for remark in remarks:
+            logger.warning("%s", remark)
     table = _joined(frames)
     mdata.uns[key_added] = {
         "effects": table,
@@ -136,13 +172,16 @@ def screen(
         "skipped": pd.DataFrame(skipped, columns=["perturbation", "reason"], dtype=object),
         "params": {
             "order": order,
-            "mode": [mode] if isinstance(mode, str) else list(mode),
+            "mode": modes,
             "groupby": groupby or "",
             "n_members": len(members),
             "n_cells": len(stage.chosen),
             "regulons": regulons,
             "random_state": random_state,
+            "interval": interval,
+            **extra.pop("params", {}),
         },
+        **extra,
         "versions": versions(),
     }
     return table

@@ -1,0 +1,277 @@
+"""Intervals calibrated on the perturbed cells that are in the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from mudata import MuData
+from scipy.stats import norm
+
+from mmopt._checks import listed, obs_column
+from mmopt.grn.effects import summarise
+from mmopt.metrics import conformal_quantile, leave_one_out_covered, units_needed
+from mmopt.tl._evaluate_perturbation import find_control
+from mmopt.tl._interventions import MODES, Intervention, build, parse, refuse_unsound
+from mmopt.tl._scene import ALL, Stage
+
+INTERVALS = ("ensemble", "conformal")
+LEVEL = 0.9
+COLUMNS = ["coverage", "coverage_changed", "ensemble", "ensemble_changed", "widening"]
+COLUMNS += ["mae", "mae_no_change", "factor", "mae_scaled"]
+_LEAST_CELLS, _MOST_CELLS, _FOLDS = 10, 300, 10
+_LEAST_EFFECT, _TINY = 0.1, 1e-9
+
+# features and what is done to them
+Target = frozenset[tuple[int, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Measured perturbations and how far each one's prediction was off.
+
+    Parameters
+    ----------
+    names, targets
+        Label of each perturbation, and what it does to which columns.
+    scores
+        ``(n, n_groups, n_features)``: absolute error over ``sqrt(sd² + se²)``; NaN for what was perturbed itself, and
+        for groups with too few cells.
+    noise
+        Same shape: variance of the measured effect because the cells are finite in number.
+    table, skipped
+        What to report.
+    """
+
+    names: list[str]
+    targets: list[Target]
+    scores: np.ndarray
+    noise: np.ndarray
+    table: pd.DataFrame
+    skipped: pd.DataFrame
+
+    def interval(
+        self, interventions: Sequence[Intervention], summary: dict[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """Replace the limits of ``summary``, the perturbation asked for left out, and say how many remained.
+
+        Raises
+        ------
+        ValueError
+            Too few measured perturbations that do the same kind of thing.
+        """
+        mine = target(interventions)
+        modes = {mode for _, mode in mine}
+        same = [i for i, other in enumerate(self.targets) if {m for _, m in other} == modes]
+        others = [i for i in same if self.targets[i] != mine]
+        if len(others) < (least := units_needed(LEVEL)):
+            there = f" ({listed(self.names[i] for i in others)})" if others else ""
+            lost = (
+                f" and {len(self.skipped)} could not be used, e.g. {self.skipped.iloc[0].tolist()}"
+                if len(self.skipped)
+                else ""
+            )
+            raise ValueError(
+                f"interval='conformal': at {LEVEL:.0%} it takes {least} perturbations with {_LEAST_CELLS} cells each beside "
+                f"the one asked for, in the same mode ({listed(sorted(modes))}); there are {len(others)}{there}{lost}; "
+                "measure more, or use interval='ensemble'"
+            )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            known = np.isfinite(self.noise[others])
+            noise = np.where(known, self.noise[others], 0).sum(0) / known.sum(0)
+            reach = conformal_quantile(self.scores[others], LEVEL) * np.sqrt(
+                summary["sd"] ** 2 + noise + _TINY
+            )
+        reach = np.where(np.isfinite(reach), reach, np.nan)
+        limits = {"q05": summary["delta"] - reach, "q95": summary["delta"] + reach}
+        return summary | limits, len(others)
+
+    def report(self, n: int) -> tuple[dict, list[str]]:
+        """Say what goes into the slot of a result calibrated on ``n`` perturbations, and remarks on its coverage."""
+        mean = self.table[["coverage", "coverage_changed"]].mean()
+        remarks = []
+        if np.isnan(mean["coverage"]):
+            remarks.append(
+                f"the coverage of the conformal intervals could not be checked: with {len(self.names)} perturbations none "
+                f"can be held out and {units_needed(LEVEL)} remain"
+            )
+        params = {"n_calibration": n, **{k: float(v) for k, v in mean.items()}}
+        return {"params": params, "calibration": self.table, "skipped": self.skipped}, remarks
+
+
+def target(interventions: Sequence[Intervention]) -> Target:
+    """Name what is done to which columns, in no order."""
+    return frozenset((i.column, i.mode) for i in interventions)
+
+
+def check_interval(interval: str, cells: object) -> None:
+    """Refuse what cannot be calibrated."""
+    if interval not in INTERVALS:
+        raise ValueError(f"interval must be one of {listed(INTERVALS)}, got {interval!r}")
+    if interval == "conformal" and cells is not None:
+        raise ValueError(
+            "cells: with interval='conformal' the effects are those in the control cells; leave `cells` out, or subset "
+            "mdata, control and perturbed cells alike"
+        )
+
+
+def control_cells(mdata: MuData, key: str, control: str | None) -> tuple[np.ndarray, pd.Series]:
+    """Mask of the unperturbed cells, and every cell's label (missing where it has none).
+
+    Raises
+    ------
+    KeyError, ValueError
+        No such column; no label, or several, that could be the control's.
+    """
+    labels = obs_column(mdata, key)
+    labels = labels.astype(str).where(labels.notna())
+    control = find_control(labels.dropna().unique(), control, key)
+    return (labels == control).to_numpy(), labels
+
+
+def calibrate(
+    mdata: MuData,
+    stage: Stage,
+    labels: pd.Series,
+    *,
+    mode: str,
+    level: float | None,
+    groupby: str | None,
+    n_steps: int | str | None,
+    members: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Predict every measured perturbation in the control cells of ``stage`` and compare.
+
+    The effects are measured as they are predicted: counts of neighbouring cells, of one perturbation, are added up.
+    """
+    rng = np.random.default_rng([seed, 31])
+    groups = None if groupby is None else obs_column(mdata, groupby, stage.features.modalities).astype(str)
+    masks = [np.ones(mdata.n_obs, bool) if g == ALL else (groups == g).to_numpy() for g in stage.groups]
+    at_rest = [_noise(stage, rows, rng) for rows in stage.groups.values()]
+    controls, found, skipped = set(labels[stage.member]), [], []
+    for name in sorted(set(labels.dropna()) - controls):
+        mine = (labels == name).to_numpy()
+        try:
+            if (n := _fewest(stage, mine)) < _LEAST_CELLS:
+                raise ValueError(f"{n} cells")
+            job = _read(name, mode, level, stage, mdata)
+            seen = {i.column: stage.profiles.detected(i.column, stage.member) for i in job}
+            refuse_unsound(
+                job,
+                stage.features,
+                stage.scene,
+                stage.links,
+                seen,
+                allow_extrapolation=True,
+                on_missing="raise",
+            )
+        except (KeyError, ValueError) as refusal:
+            skipped.append((name, str(refusal.args[0])))
+            continue
+        clamp = build(job, stage.features, stage.scene, stage.links, stage.cognate, n_steps)
+        clamped = list(clamp.clamps)
+        summary = summarise(stage.scene.draws(clamp, members)[0], stage.spread, clamped)
+        before = stage.scene.averaging @ stage.scene.before(clamp)
+        measured, noise = np.full(before.shape, np.nan), np.full(before.shape, np.nan)
+        for g, mask in enumerate(masks):
+            if _fewest(stage, mine & mask) < _LEAST_CELLS or at_rest[g] is None:
+                continue
+            rows = np.flatnonzero(mine & mask)
+            after = stage.profiles.values(rng.permutation(rows)[:_MOST_CELLS], stage.k, mine & mask)
+            measured[g] = _logged(stage, after, clamped).mean(0) - before[g]
+            noise[g] = _noise(stage, rows, rng) + at_rest[g]
+        measured[:, clamped] = np.nan
+        found.append((name, target(job), int(mine.sum()), summary, measured, noise))
+    if not found:
+        none = np.zeros((0, *np.shape(stage.scene.averaging @ stage.scene.cells.level)))
+        return Calibration([], [], none, none, _table([], [], none, none, none, none), _skipped(skipped))
+    names, targets, n_cells, summaries, measured, noise = (list(v) for v in zip(*found, strict=True))
+    delta, sd = (np.stack([s[v] for s in summaries]) for v in ("delta", "sd"))
+    measured, noise = np.stack(measured), np.stack(noise)
+    scores = np.abs(measured - delta) / np.sqrt(sd**2 + noise + _TINY)
+    table = _table(names, n_cells, scores[:, 0], delta[:, 0], measured[:, 0], noise[:, 0])
+    return Calibration(names, targets, scores, noise, table, _skipped(skipped))
+
+
+def _read(name: str, mode: str, level: float | None, stage: Stage, mdata: MuData) -> list[Intervention]:
+    """Read a label: ``A``, ``A+B``, ``A_overexpress``, ``A+B_knockout``; without a mode it is the one given."""
+    for known in MODES:
+        if name.endswith(f"_{known}"):
+            name, mode, level = name.removesuffix(f"_{known}"), known, None if known != mode else level
+    return parse([part.strip() for part in name.split("+")], mode, level, stage.features, mdata)
+
+
+def _fewest(stage: Stage, cells: np.ndarray) -> int:
+    """Cells among these in the modality that the fewest have."""
+    return min(int(cells[rows].sum()) for rows in stage.profiles.rows.values())
+
+
+def _logged(stage: Stage, values: np.ndarray, clamped: Sequence[int]) -> np.ndarray:
+    readout = stage.scene.readout
+    level = (values - readout.bottom) / np.maximum(readout.top - readout.bottom, 1e-9)
+    return readout.logged(level, clamped)
+
+
+def _noise(stage: Stage, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """Squared standard error of the mean logged value, from random parts of the cells, each added up."""
+    n_folds = min(_FOLDS, len(rows) // 3)
+    if n_folds < 2:
+        return None
+    parts = []
+    for fold in np.array_split(rng.permutation(rows), n_folds):
+        among = np.isin(np.arange(len(stage.member)), fold)
+        if _fewest(stage, among) == 0:
+            return None
+        parts.append(_logged(stage, stage.profiles.values(fold[:1], len(fold), among), [])[0])
+    return np.var(parts, axis=0, ddof=1) / n_folds
+
+
+def _table(
+    names: list[str],
+    n_cells: list[int],
+    scores: np.ndarray,
+    delta: np.ndarray,
+    measured: np.ndarray,
+    noise: np.ndarray,
+) -> pd.DataFrame:
+    """Each perturbation's coverage by the interval calibrated on the others, and by that of the ensemble; sizes."""
+    if not names:
+        columns = COLUMNS
+        return pd.DataFrame({"perturbation": [], "n_cells": [], **{c: np.zeros(0) for c in columns}})
+    inside = leave_one_out_covered(scores, LEVEL)
+    usual = norm.ppf((1 + LEVEL) / 2)
+    ensemble = np.where(np.isnan(scores), np.nan, scores <= usual)
+    changed = np.abs(measured) > np.maximum(_LEAST_EFFECT, 4 * np.sqrt(noise))
+    known = np.isfinite(measured)
+    along, size = (np.where(known, x * delta, 0).sum(1) for x in (measured, delta))
+    rows = []
+    for i in range(len(names)):
+        others = size.sum() - size[i]
+        factor = (along.sum() - along[i]) / others if others > 0 else np.nan
+        with np.errstate(invalid="ignore"):
+            limit = conformal_quantile(np.delete(scores, i, 0), LEVEL)
+        limit = limit[np.isfinite(limit)]
+        rows.append(
+            {
+                "coverage": _mean(inside[i]),
+                "coverage_changed": _mean(inside[i][changed[i]]),
+                "ensemble": _mean(ensemble[i]),
+                "ensemble_changed": _mean(ensemble[i][changed[i]]),
+                "widening": float(np.median(limit)) / usual if limit.size else np.nan,
+                "mae": _mean(np.abs(measured[i] - delta[i])),
+                "mae_no_change": _mean(np.abs(measured[i])),
+                "factor": factor,
+                "mae_scaled": _mean(np.abs(measured[i] - factor * delta[i])),
+            }
+        )
+    return pd.DataFrame({"perturbation": names, "n_cells": n_cells}).join(pd.DataFrame(rows))
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else np.nan
+
+
+def _skipped(rows: list[tuple[str, str]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["perturbation", "reason"], dtype=object)
