@@ -317,14 +317,75 @@ def evaluate_perturbation(mdata, pick):
 
 
 @call
+def reprogram(mdata, pick, reference):
+    with_network(mdata, pick, reference)
+    mm.tl.reprogram(
+        mdata,
+        either(pick, "NT", "a", "none", {"GENE1": 1.0}, ["cell1"], 3),
+        either(pick, "GENE0", "b", {"GENE1": 2.0}, {}, ["none"]),
+        groupby=often(pick, ("perturbation",), (*LABELS, *ODD_LABELS)),
+        max_factors=either(pick, 1, 2, 0),
+        n_starts=1,
+        n_evaluations=2,
+        n_null=19,
+    )
+    mm.pl.reprogram(mdata, show=False)
+
+
+@call
+def twin(mdata, pick, reference):
+    rng, n = np.random.default_rng(0), mdata.n_obs
+    mdata.obsm["X_any"] = rng.normal(size=(n, 2)) + (np.arange(n) % 3)[:, None]
+    mdata.obs["day"] = either(
+        pick, np.arange(n) % 3, np.zeros(n), np.full(n, np.nan), np.arange(n), ["?"] * n
+    )
+    course = {
+        "time_key": either(pick, "day", "absent", "donor"),
+        "use_rep": either(pick, "X_any", None, "none"),
+    }
+    mm.tl.twin(mdata, **course, least_cells=either(pick, 2, 50), n_steps=2, progress_bar=False)
+    mm.tl.transitions(mdata)
+    if pick([True, False]):
+        with_network(mdata, pick, reference)
+    mm.tl.simulate(
+        mdata,
+        start=either(pick, {"day": 0}, {"day": 7}, {}, "day", ["none"]),
+        interventions=either(
+            pick, None, [("GENE0", "knockout")], [("GENE0", "knockout", 2, 1)], ["GENE0"], 3
+        ),
+        terminal_key=often(pick, LABELS, ODD_LABELS),
+        n_cells=20,
+        n_times=2,
+        progress_bar=False,
+    )
+    mm.pl.trajectories(mdata, show=False)
+    mm.pl.fates(mdata, show=False)
+    mm.pl.dynamics(mdata, either(pick, ["GENE1"], ["none"], []), show=False)
+    mm.pl.quasi_potential(mdata, show=False)
+
+
+@call
+def evaluate_twin(mdata, pick):
+    n = mdata.n_obs
+    mdata.obsm["X_any"] = np.random.default_rng(0).normal(size=(n, 2)) + (np.arange(n) % 3)[:, None]
+    mdata.obs["day"] = np.arange(n) % 3
+    mm.tl.evaluate_twin(
+        mdata, time_key="day", use_rep="X_any", n_steps=2, least_cells=either(pick, 2, 50), progress_bar=False
+    )
+
+
+@call
 def plots_of_slots_that_are_wrong(mdata, pick):
     slot = pick([{}, "text", {"params": {}}, {"history": pd.DataFrame(), "params": {}}, np.zeros(3)])
     name = pick(
         ["loss_curves", "landscape", "optimizer_comparison", "perturbation", "screen", "modality_weights"]
+        + ["reprogram", "perturbation_embedding", "trajectories", "fates", "dynamics", "quasi_potential"]
     )
-    for key in ("mmopt", "landscape", "optimizer_comparison", "perturb", "screen"):
+    for key in ("mmopt", "landscape", "optimizer_comparison", "perturb", "screen", "reprogram", "simulate"):
         mdata.uns[key] = slot
-    getattr(mm.pl, name)(mdata, show=False)
+    mdata.uns["twin"] = slot
+    more = (["GENE0"],) if name == "dynamics" else ()
+    getattr(mm.pl, name)(mdata, *more, show=False)
 
 
 def ours(error: BaseException) -> bool:

@@ -59,10 +59,12 @@ def imputation_scores(
     mse = float(np.sum(error**2) / weight.sum())
     p, o = centred(predicted), centred(observed)
     total = float(np.sum(o**2))
-    varies = (_range(predicted, weight) > 0) & (_range(observed, weight) > 0)
+    length = np.linalg.norm(p, axis=0) * np.linalg.norm(
+        o, axis=0
+    )  # 0 also where squares are too small for a number
+    varies = (_range(predicted, weight) > 0) & (_range(observed, weight) > 0) & (length > 0)
     correlation = np.zeros(observed.shape[1])
-    p, o = p[:, varies], o[:, varies]
-    correlation[varies] = (p * o).sum(0) / (np.linalg.norm(p, axis=0) * np.linalg.norm(o, axis=0))
+    correlation[varies] = (p * o).sum(0)[varies] / length[varies]
     return {
         "r2": 1 - float(np.sum(error**2)) / total if total > 0 else float("nan"),
         "rmse": mse**0.5,

@@ -5,8 +5,6 @@ import time
 import lightning.pytorch as lightning
 import torch
 
-from mmopt.models.training import TriTrainingPlan
-
 
 class Clock(lightning.Callback):
     """Note the step and the seconds of training, evaluations not counted, at each evaluation; and how the run ended.
@@ -34,5 +32,5 @@ class Clock(lightning.Callback):
     def on_validation_end(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
         self._since = time.perf_counter()
 
-    def on_train_end(self, trainer: lightning.Trainer, plan: TriTrainingPlan) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
         self.last_iterate = plan.held_out_bound()

@@ -85,7 +85,7 @@ def read_course(
     """
     modalities = find_modalities(mdata)
     column = obs_column(mdata, time_key, modalities)
-    times = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=float)
+    times = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=float, copy=True)
     known = np.isfinite(times)
     if lost := int((~known & column.notna().to_numpy()).sum()):
         odd = column[~known & column.notna().to_numpy()].astype(str).unique()

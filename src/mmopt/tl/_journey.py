@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ _CELLS, _SEEN, _LEAST_SPREAD, _LEAST_GROUP = 60, 60, 0.05, 10
 _LEAST_SHARE, _LEAST_CELLS = 0.01, 10
 TARGET, SOURCE = "target", "source"
 
-End = str | Sequence | np.ndarray | Mapping | pd.Series
+End: TypeAlias = str | Sequence | np.ndarray | Mapping | pd.Series
 
 
 @dataclass(frozen=True, eq=False)
