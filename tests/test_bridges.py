@@ -4,6 +4,8 @@ Weighted neighbours before and muon's plots after are in ``tutorials/scanpy_and_
 ``docs/optimizers.md``; both are run by the tests of these.
 """
 
+import os
+
 import matplotlib.pyplot as plt
 import mudata
 import muon
@@ -88,3 +90,30 @@ def test_results_are_plain_tables(regulated):
     assert isinstance(table, pd.DataFrame)
     wide = table.pivot_table(index="feature", columns="perturbation", values="delta", observed=True)
     assert list(wide) == ["GATA1_knockout", "SPI1_knockout"]
+
+
+def test_search_of_settings_by_ray(toy, tmp_path):
+    """scvi-tools' search, each trial in a process of its own; ``pip install "scvi-tools[autotune]"``."""
+    if not os.environ.get("MMOPT_SLOW"):
+        pytest.skip("starts processes for a minute: set MMOPT_SLOW=1")
+    pytest.importorskip("ray")
+    pytest.importorskip("scib_metrics")
+    from ray import tune
+    from scvi.autotune import run_autotune
+
+    mdata = toy[toy.obs_names[:300]].copy()
+    mm.models.TriVI.setup_mudata(mdata, batch_key="donor")
+    found = run_autotune(
+        mm.models.TriVI,
+        mdata,
+        metrics="elbo_validation",
+        mode="min",
+        search_space={"train_params": {"lr": tune.grid_search([1e-4, 1e-2]), "max_epochs": 3}},
+        num_samples=1,
+        searcher="random",
+        resources={"cpu": 1},
+        seed=0,
+        logging_dir=str(tmp_path),
+    )
+    table = found.result_grid.get_dataframe().set_index("config/train_params/lr")
+    assert table.loc[1e-2, "elbo_validation"] < table.loc[1e-4, "elbo_validation"]

@@ -371,3 +371,11 @@ class TestNormalized:
             fitted.get_normalized("rna", given="adt")
         with pytest.raises(ValueError, match="n_samples"):
             fitted.get_normalized("rna", n_samples=0)
+
+
+def test_what_the_trainer_takes_may_be_given_too(make_model):
+    model = make_model()
+    model.train(1, accelerator="cpu", enable_progress_bar=False, check_val_every_n_epoch=1)  # as searches do
+    assert len(model.history["elbo_validation"]) == 1
+    with pytest.raises(ValueError, match="check_val_every_n_epoch must be 1"):
+        model.train(1, accelerator="cpu", check_val_every_n_epoch=2)

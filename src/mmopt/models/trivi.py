@@ -349,7 +349,14 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
             )
         go_on = resumable(checkpoint, plan.description)
         n_values = batch_size * sum(self.summary_stats[f"n_{m}"] for m in self.modalities)
-        options = {"gradient_clip_val": 1000.0, "use_distributed_sampler": False} | trainer_kwargs
+        options = {
+            "gradient_clip_val": 1000.0,
+            "use_distributed_sampler": False,
+            "check_val_every_n_epoch": 1,
+        }
+        options |= {"enable_progress_bar": progress_bar} | trainer_kwargs
+        if options["check_val_every_n_epoch"] != 1:
+            raise ValueError("check_val_every_n_epoch must be 1: the history has a row for every epoch")
         options["callbacks"] = list(options.get("callbacks") or [])  # scvi-tools adds its own to the list
         with isolated(random_state), quiet_lightning(), sensible_threads(n_values):
             self.module.train()
@@ -360,8 +367,6 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
                 max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
-                enable_progress_bar=progress_bar,
-                check_val_every_n_epoch=1,
                 ckpt_path=go_on,
                 **options,
             )()
