@@ -14,7 +14,6 @@ Writes metrics.csv (the published view, a row per optimizer), fair_protocol.csv,
 import argparse
 import datetime
 import os
-import platform
 import time
 import warnings
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 import mudata
 import numpy as np
 import pandas as pd
+from machine import machine
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update, versions
@@ -132,18 +132,6 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def machine() -> str:
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return f"{os.cpu_count()} × {model}, Python {platform.python_version()}"
-
-
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, default=os.environ.get("MMOPT_DATA"), help=f"folder with {MOSAIC}")
@@ -175,7 +163,9 @@ def main() -> None:
         print(
             markdown(tables["fair_protocol"][[c for c in FAIR if c in tables["fair_protocol"]]]), flush=True
         )
-    print(f"\n{datetime.date.today()}; {machine()}; {time.process_time() - start:.0f} s of CPU time.")
+    print(
+        f"\n{datetime.date.today()}; {os.cpu_count()} × {machine()}; {time.process_time() - start:.0f} s of CPU time."
+    )
     print(", ".join(f"{package} {version}" for package, version in versions().items()))
 
 

@@ -11,14 +11,14 @@ peak resident memory of the process. Writes scale.md beside this file; the data 
 import argparse
 import datetime
 import json
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 HERE = Path(__file__).resolve().parent
 PIECE = 10_000  # cells written at a time
@@ -159,18 +159,10 @@ def main() -> None:
         "peak memory (GB)",
     ]
     body = "\n".join("| " + " | ".join(r) + " |" for r in [header, ["---"] * len(header), *rows])
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "anndata", "mudata", "h5py"))
-    model = next(
-        (
-            x.split(":")[1].strip()
-            for x in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in x
-        ),
-        "",
-    )
+    where = machine("torch", "anndata", "mudata", "h5py")
     text = f"""# Size
 
-{datetime.date.today()}; {model}, one thread, other work on the machine; Python {platform.python_version()}, {packages}.
+{datetime.date.today()}; {where}.
 
 {a.genes:,} genes ({a.genes // 10} detected per cell) and {a.peaks:,} peaks ({a.per_cell:,} accessible per cell), random \
 counts; {a.steps} steps of 128 cells. CPU microseconds per cell: "set up" checks every count, "make" takes the model's \

@@ -29,6 +29,7 @@ import pandas as pd
 import scanpy as sc
 import torch
 from anndata import AnnData
+from machine import machine
 from mudata import MuData
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
@@ -233,22 +234,6 @@ def write_table() -> None:
     print(TABLE.read_text(encoding="utf-8"))
 
 
-def machine() -> str:
-    from importlib.metadata import version
-    from platform import python_version
-
-    cpu = next(
-        (
-            x.split(":")[1].strip()
-            for x in Path("/proc/cpuinfo").read_text().splitlines()
-            if x.startswith("model name")
-        ),
-        "unknown processor",
-    )
-    found = ", ".join(f"{p} {version(p)}" for p in ("torch", "scvi-tools", "muon", "scanpy"))
-    return f"{cpu}, one thread, other work on the machine; Python {python_version()}, {found}"
-
-
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("what", choices=["run", "table"])
@@ -269,7 +254,10 @@ def main() -> None:
                 found = METHODS[name](mdata, seed)
                 spent = time.process_time() - start
                 row = {"cells": n_cells, "seed": seed, "method": name, **score(found, mdata), "CPU s": spent}
-                row |= {"date": str(datetime.date.today()), "machine": machine()}
+                row |= {
+                    "date": str(datetime.date.today()),
+                    "machine": machine("torch", "scvi-tools", "muon", "scanpy"),
+                }
                 pd.DataFrame([row]).to_csv(
                     RUNS, mode="a", header=not RUNS.exists(), index=False, float_format="%.5g"
                 )

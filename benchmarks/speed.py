@@ -13,14 +13,12 @@ import csv
 import datetime
 import logging
 import os
-import platform
 import statistics
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ import scipy.sparse as sp
 import scvi
 import torch
 from anndata import AnnData
+from machine import machine
 from mudata import MuData
 
 from mmopt import optim
@@ -193,14 +192,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rows]) + "\n"
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
-    packages = ", ".join(f"{p} {version(p)}" for p in ("torch", "scvi-tools", "lightning"))
-    return f"{datetime.date.today()}; {model}, one thread, other work on the machine (load {os.getloadavg()[0]:.1f}); \
-Python {platform.python_version()}, {packages}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -219,7 +210,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
 
-    text = [f"# CPU time of training\n\n{machine()}.\n\n{__doc__.split(chr(10) * 2, 2)[2]}"]
+    where = machine("torch", "scvi-tools", "lightning")
+    text = [
+        f"# CPU time of training\n\n{datetime.date.today()}; {where}; load {os.getloadavg()[0]:.1f}.\n\n{__doc__.split(chr(10) * 2, 2)[2]}"
+    ]
     raw, rows, shares = [], [], {}
     for n_peaks, n_cells in zip(arguments.peaks, arguments.cells, strict=True):
         sizes = {"rna": arguments.genes, "atac": n_peaks, "prot": arguments.proteins}

@@ -19,7 +19,7 @@ def script(monkeypatch):
     with warnings.catch_warnings():
         yield importlib.import_module
     logging.disable(before)
-    for name in {"speed", "gpu", "scale"} & (set(sys.modules) - loaded):
+    for name in {"speed", "gpu", "scale", "machine"} & (set(sys.modules) - loaded):
         del sys.modules[name]
 
 

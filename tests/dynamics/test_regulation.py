@@ -1,12 +1,12 @@
 import numpy as np
 from scipy.integrate import solve_ivp
 
+from mmopt._response import Form
 from mmopt.dynamics import Circuit, follow
 from mmopt.grn.propagation import Cells, propagate
-from mmopt.grn.scale import Form
 
 TIMES = np.array([0.0, 2.0, 5.0])
-CIRCUIT = Circuit(np.array([[1.0, -4.0, 0], [3.0, 0.5, 0], [-3.0, 2.0, 0]]), 2.0, 0.5, 0.8)
+CIRCUIT = Circuit(np.array([[1.0, -4.0, 0], [3.0, 0.5, 0], [-3.0, 2.0, 0]]), Form(2.0, 0.5), 0.8)
 
 
 def path(seed=0, n=6):
@@ -31,7 +31,7 @@ def test_against_an_adaptive_solver():
             int(t >= 2)
         ]
         x = np.concatenate([[0.0], x])
-        push = CIRCUIT.weights @ (CIRCUIT.occupancy(x) - CIRCUIT.occupancy(w))
+        push = CIRCUIT.weights @ (CIRCUIT.form(x) - CIRCUIT.form(w))
         answer = (1 / (1 + np.exp(-odds(w) - push)) - 1 / (1 + np.exp(-odds(w)))) / 0.94
         return (slope + CIRCUIT.rate * (answer - (x - w)))[1:]
 
@@ -48,14 +48,14 @@ def test_in_the_long_run_like_the_propagation_of_a_snapshot():
     steady, _ = propagate(
         Cells(level, np.full(3, 5.0)), np.arange(3), weights, Form(2.0, 0.5), {1: 0.0}, n_steps=None
     )
-    circuit = Circuit(weights, 2.0, 0.5, 1.0)
+    circuit = Circuit(weights, Form(2.0, 0.5), 1.0)
     made = follow(circuit, np.array([0.0, 60.0]), np.stack([level, level]), lambda t: {1: 0.0})
     np.testing.assert_allclose(made[-1], steady, atol=2e-3)
 
 
 def test_a_pulse_fades_and_a_permanent_clamp_stays():
     still = np.full((3, 1, 3), 0.5)
-    circuit = Circuit(np.array([[0, 0, 0], [4.0, 0, 0], [0, 0, 0]]), 2.0, 0.5, 2.0)
+    circuit = Circuit(np.array([[0, 0, 0], [4.0, 0, 0], [0, 0, 0]]), Form(2.0, 0.5), 2.0)
     pulse = follow(circuit, TIMES, still, lambda t: {0: 2.0} if t < 2 else {})
     always = follow(circuit, TIMES, still, lambda t: {0: 2.0})
     assert pulse[1, 0, 1] > 0.7

@@ -3,10 +3,10 @@ import pytest
 from scipy import stats
 from scipy.stats import false_discovery_control
 
+from mmopt._response import Form
 from mmopt.grn.effects import Perturbation, Scene, against_null, benjamini_hochberg, summarise, tail_p
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, Readout
-from mmopt.grn.scale import Form
 
 
 @pytest.fixture

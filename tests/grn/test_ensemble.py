@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mmopt._response import Form
 from mmopt.grn.ensemble import (
     RADIUS,
     Problem,
@@ -9,7 +10,6 @@ from mmopt.grn.ensemble import (
     fit_network,
 )
 from mmopt.grn.network import sign_stability, spectral_radius
-from mmopt.grn.scale import Form
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmopt._response import FLOOR, Form, expit, log_odds
 from mmopt.grn.network import spectral_radius
 from mmopt.grn.propagation import Cells, Readout, propagate
-from mmopt.grn.scale import FLOOR, Form, expit, log_odds, tops
+from mmopt.grn.scale import tops
 
 FORM = Form(2.0, 0.4)
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from mmopt._response import Form
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, propagate
-from mmopt.grn.scale import Form
 from mmopt.grn.search import (
     KNOCKOUT,
     OVEREXPRESS,

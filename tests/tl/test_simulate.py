@@ -43,6 +43,10 @@ def test_a_knock_out_goes_the_way_of_the_simulator(twinned):
     named = [f for f in truth.index if f in fate.index]
     moved, true = fate["p"] - fate["wild_type"], truth["perturbed"] - truth["wild_type"]
     assert slot["effect"]["verdict"] == "effect"
+    excluded = (fate["wild_type"] < fate["lo"]) | (fate["wild_type"] > fate["hi"])
+    assert slot["effect"]["excludes_no_change"] == excluded.any()
+    counted = slot["features"]["modality"] != "prot"
+    assert (slot["features"].loc[counted, ["mean", "lo"]] >= 0).all(axis=None), "counts are not negative"
     assert np.corrcoef(moved[named], true[named])[0, 1] > 0.5
     error = np.abs(moved[named] - true[named]).sum()
     assert error < np.abs(true[named]).sum(), "better than no change"

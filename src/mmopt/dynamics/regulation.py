@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# as in the network's own scale: what a pool of some thirty cells cannot tell from off or from fully on
-_FLOOR = 0.03
+from mmopt._response import FLOOR, Form, expit, log_odds
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,21 +16,15 @@ class Circuit:
     ----------
     weights
         ``(p, p)``: change of the target's log odds per unit of the regulator's occupancy, 0 where there is no edge.
-    exponent, half
-        Occupancy of a level: ``u**exponent / (u**exponent + half**exponent)``.
+    form
+        Occupancy as a function of the level.
     rate
         Turnover per unit of time.
     """
 
     weights: np.ndarray
-    exponent: float
-    half: float
+    form: Form
     rate: float
-
-    def occupancy(self, level: np.ndarray) -> np.ndarray:
-        """Effect of a level on its targets, 0 to 1."""
-        power = np.maximum(level, 0) ** self.exponent
-        return power / (power + self.half**self.exponent)
 
 
 def follow(
@@ -75,7 +68,7 @@ def follow(
 
     Examples
     --------
-    >>> circuit = Circuit(np.array([[0.0, 0.0], [5.0, 0.0]]), 2.0, 0.5, 1.0)
+    >>> circuit = Circuit(np.array([[0.0, 0.0], [5.0, 0.0]]), Form(2.0, 0.5), 1.0)
     >>> path = np.full((2, 1, 2), 0.8)
     >>> follow(circuit, np.array([0.0, 9.0]), path, lambda t: {0: 0.0})[-1].round(2).tolist()
     [[0.0, 0.09]]
@@ -91,14 +84,14 @@ def follow(
         for s in range(n):
             share = s / n
             observed = path[t] + share * (path[t + 1] - path[t])
-            odds = _log_odds(made[t] + share * (made[t + 1] - made[t]))
+            odds = log_odds(made[t] + share * (made[t + 1] - made[t]))
             when = float(times[t] + share * span)
             held = clamp(when)
             _hold(now, held)
-            push = (circuit.occupancy(now) - circuit.occupancy(observed)) @ circuit.weights.T
+            push = (circuit.form(now) - circuit.form(np.maximum(observed, 0))) @ circuit.weights.T
             for column, value in (shift(when) if shift else {}).items():
                 push[:, column] += value
-            answer = (_expit(odds + push) - _expit(odds)) / (1 - 2 * _FLOOR)
+            answer = (expit(odds + push) - expit(odds)) / (1 - 2 * FLOOR)
             # exact for a constant answer over the step: stable whatever the rate
             decay = -np.expm1(-circuit.rate * span / n)
             now = now + move + decay * (answer - (now - observed))
@@ -111,12 +104,3 @@ def follow(
 def _hold(level: np.ndarray, held: dict[int, np.ndarray | float]) -> None:
     for column, value in held.items():
         level[:, column] = value
-
-
-def _log_odds(level: np.ndarray) -> np.ndarray:
-    inside = _FLOOR + (1 - 2 * _FLOOR) * np.clip(level, 0, 1)
-    return np.log(inside / (1 - inside))
-
-
-def _expit(odds: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-odds))

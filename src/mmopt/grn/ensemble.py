@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mmopt._response import Form, log_odds
 from mmopt.grn.network import Network, sign_stability, spectral_radius
 from mmopt.grn.ridge import adaptive_ridge, choose_penalty
-from mmopt.grn.scale import Form, log_odds
 
 # what no data of one snapshot decide, so every member draws its own; the values are those that did well on simulated
 # networks (other networks than those any result is reported on)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmopt.grn.scale import FLOOR, Form, expit, log_odds
+from mmopt._response import FLOOR, Form, expit, log_odds
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mmopt.grn.scale import FLOOR, Form, expit, log_odds
+from mmopt._response import FLOOR, Form, expit, log_odds
 
 RATE = 0.3
 _MOST_STEPS, _SETTLED = 300, 1e-4

@@ -1,43 +1,10 @@
-"""Levels: every feature on the scale from off to fully on, where regulation saturates."""
-
-from dataclasses import dataclass
+"""Levels: every feature on the scale from off to fully on."""
 
 import numpy as np
 
-# what a pool of some thirty cells cannot tell from off or from fully on
-FLOOR = 0.03
 _TOP, _TOP_LEVEL = 0.995, 0.9
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a target answers to its regulator's level: ``u**exponent / (u**exponent + half**exponent)``."""
-
-    exponent: float
-    half: float
-
-    def __call__(self, level: np.ndarray) -> np.ndarray:
-        """Occupancy, from 0 to 1, of levels of at least 0."""
-        power = level**self.exponent
-        return power / (power + self.half**self.exponent)
-
-    def slope(self, level: np.ndarray) -> np.ndarray:
-        """Differentiate the occupancy."""
-        occupied = self(level)
-        return self.exponent * occupied * (1 - occupied) / np.maximum(level, 1e-3)
 
 
 def tops(values: np.ndarray) -> np.ndarray:
     """Value of each feature that stands for level 1, a little above its 99.5 % quantile; ``(n_features,)``."""
     return np.maximum(np.quantile(values, _TOP, axis=0) / _TOP_LEVEL, 1e-9)
-
-
-def expit(odds: np.ndarray) -> np.ndarray:
-    """Logistic function; NumPy's exponential of single precision is several times as fast as SciPy's ``expit``."""
-    return 1 / (1 + np.exp(-odds))
-
-
-def log_odds(level: np.ndarray) -> np.ndarray:
-    """Log odds of a level, kept finite at both ends."""
-    inside = FLOOR + (1 - 2 * FLOOR) * np.clip(level, 0, 1)
-    return np.log(inside / (1 - inside))

@@ -6,9 +6,9 @@ from itertools import combinations
 
 import numpy as np
 
+from mmopt._response import FLOOR, expit
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import RATE, Cells
-from mmopt.grn.scale import FLOOR, expit
 
 KNOCKOUT, OVEREXPRESS = -1, 1
 _ROWS = 40_000

@@ -59,9 +59,8 @@ def imputation_scores(
     mse = float(np.sum(error**2) / weight.sum())
     p, o = centred(predicted), centred(observed)
     total = float(np.sum(o**2))
-    length = np.linalg.norm(p, axis=0) * np.linalg.norm(
-        o, axis=0
-    )  # 0 also where squares are too small for a number
+    # 0 also where squares are too small for a number
+    length = np.linalg.norm(p, axis=0) * np.linalg.norm(o, axis=0)
     varies = (_range(predicted, weight) > 0) & (_range(observed, weight) > 0) & (length > 0)
     correlation = np.zeros(observed.shape[1])
     correlation[varies] = (p * o).sum(0)[varies] / length[varies]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmopt._response import FLOOR
 from mmopt.grn.propagation import RATE
-from mmopt.grn.scale import FLOOR
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey, Set
 
 # how many members the objective averages over; more would be slower, and the best of a few is scored with all anyway

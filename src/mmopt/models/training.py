@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
@@ -300,3 +301,17 @@ class MosaicTrainRunner(TrainRunner):
             fewer = max(1, n_peaks // (2 * one_in))
             advice += f", fewer peaks (TriVI(mdata, peaks_per_step={fewer}), or mm.pp.prepare(mdata) to select some)"
         return advice + ", or leave the data on disk (mudata.read_h5mu(path, backed=True))"
+
+
+def trainer_options(progress_bar: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the trainer: ours where the user gives none."""
+    options = {
+        "gradient_clip_val": 1000.0,
+        "use_distributed_sampler": False,
+        "enable_progress_bar": progress_bar,
+    }
+    options |= {"check_val_every_n_epoch": 1} | given
+    if options["check_val_every_n_epoch"] != 1:
+        raise ValueError("check_val_every_n_epoch must be 1: the history has a row for every epoch")
+    options["callbacks"] = list(options.get("callbacks") or [])  # scvi-tools adds its own to the list
+    return options

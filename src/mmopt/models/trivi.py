@@ -31,7 +31,7 @@ from mmopt.models.query import Queries
 from mmopt.models.quiet import quiet_lightning
 from mmopt.models.resuming import describe, resumable
 from mmopt.models.threads import sensible_threads
-from mmopt.models.training import MosaicTrainRunner, TriTrainingPlan
+from mmopt.models.training import MosaicTrainRunner, TriTrainingPlan, trainer_options
 
 MIN_STEPS, MAX_STEPS, EPOCHS = 600, 20_000, 30
 
@@ -199,10 +199,6 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
             fields = source["field_registries"]
             modalities = {m: fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields}
         _check_has_some(mdata, modalities)
-        if mdata.is_view or any(adata.is_view for adata in mdata.mod.values()):
-            raise ValueError(
-                "mdata is a view, which cannot be written to; make it data of its own: `mdata = mdata.copy()`"
-            )
         if source is None and "prot" in modalities:
             _, batches = _checks.batch_codes(mdata, batch_key, modalities)
             names = list(map(str, mdata.mod[modalities["prot"]].var_names))
@@ -349,15 +345,6 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
             )
         go_on = resumable(checkpoint, plan.description)
         n_values = batch_size * sum(self.summary_stats[f"n_{m}"] for m in self.modalities)
-        options = {
-            "gradient_clip_val": 1000.0,
-            "use_distributed_sampler": False,
-            "check_val_every_n_epoch": 1,
-        }
-        options |= {"enable_progress_bar": progress_bar} | trainer_kwargs
-        if options["check_val_every_n_epoch"] != 1:
-            raise ValueError("check_val_every_n_epoch must be 1: the history has a row for every epoch")
-        options["callbacks"] = list(options.get("callbacks") or [])  # scvi-tools adds its own to the list
         with isolated(random_state), quiet_lightning(), sensible_threads(n_values):
             self.module.train()
             self._train_runner_cls(
@@ -368,7 +355,7 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
                 accelerator=accelerator,
                 devices=devices,
                 ckpt_path=go_on,
-                **options,
+                **trainer_options(progress_bar, trainer_kwargs),
             )()
             calibrate(
                 self.module, self.adata_manager, self.train_indices, self.validation_indices, random_state
@@ -382,10 +369,14 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
 
 
 def _check_has_some(mdata: MuData, modalities: dict[str, str]) -> None:
-    """Refuse data with none of the modalities, cells with none of them, and names that repeat."""
+    """Refuse data with none of the modalities, cells with none of them, names that repeat, and views."""
     if not isinstance(mdata, MuData):
         raise TypeError(
             f'a MuData is needed, not {type(mdata).__name__} (wrap it: `mudata.MuData({{"rna": adata}})`)'
+        )
+    if mdata.is_view or any(adata.is_view for adata in mdata.mod.values()):
+        raise ValueError(
+            "mdata is a view, which cannot be written to; make it data of its own: `mdata = mdata.copy()`"
         )
     there = {m: name for m, name in modalities.items() if name in mdata.mod}
     if not there:

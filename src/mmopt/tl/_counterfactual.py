@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from mmopt._response import FLOOR, expit, log_odds
 from mmopt.dynamics import Circuit, follow
 from mmopt.grn.effects import Scene
 from mmopt.grn.propagation import Cells
-from mmopt.grn.scale import FLOOR, expit, log_odds
 from mmopt.tl._interventions import build
 from mmopt.tl._scene import Stage
 from mmopt.tl._schedule import Planned
@@ -77,8 +77,7 @@ def regulators_along(stage: Stage, lines: Lines, held: Held, member: int, span: 
     number = {int(column): i for i, column in enumerate(network.regulators)}
     path = np.maximum(lines.level[:, :, network.regulators], 0)
     weights = network.dense(member)[network.regulators]
-    form = network.forms[member]
-    circuit = Circuit(weights, form.exponent, form.half, TURNOVERS[member % len(TURNOVERS)] / span)
+    circuit = Circuit(weights, network.forms[member], TURNOVERS[member % len(TURNOVERS)] / span)
 
     def at(parts: list[dict], time: float) -> dict:
         i = int(np.searchsorted(lines.grid, time + 1e-9 * span, side="right")) - 1

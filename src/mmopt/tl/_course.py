@@ -9,6 +9,7 @@ from mudata import MuData
 
 from mmopt._checks import find_modalities, listed, obs_column
 from mmopt._keys import EMBEDDING
+from mmopt.tl._profiles import stored_embedding
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
@@ -139,13 +140,4 @@ def _binned(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _states(mdata: MuData, use_rep: str | None, model: "TriVI | None") -> np.ndarray:
     if use_rep is None and EMBEDDING not in mdata.obsm and model is not None:
         mdata.obsm[EMBEDDING] = np.asarray(model.get_latent_representation(mdata), dtype=np.float32)
-    key = use_rep or EMBEDDING
-    if key not in mdata.obsm:
-        raise KeyError(
-            f"mdata.obsm has no {key!r} (it has {listed(mdata.obsm, 20) or 'nothing'}); call "
-            "`mm.tl.integrate(mdata)` first, or name any embedding with `use_rep=`, e.g. 'X_pca'"
-        )
-    states = np.asarray(mdata.obsm[key], dtype=float)
-    if not np.isfinite(states).all():
-        raise ValueError(f"mdata.obsm[{key!r}] has NaN or infinite values; a twin needs every cell in it")
-    return states
+    return stored_embedding(mdata, use_rep or EMBEDDING)

@@ -8,8 +8,8 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt._checks import listed
+from mmopt._response import log_odds
 from mmopt.grn.effects import Perturbation, Scene
-from mmopt.grn.scale import log_odds
 from mmopt.tl._features import Features
 
 MODES = ("knockout", "knockdown", "overexpress", "block", "set")

@@ -13,7 +13,7 @@ _Z = float(norm.ppf(0.95))
 # what the members share and cannot disagree on: factors on the ensemble's standard deviation and on the change, and the
 # share of the cells that is never known. Set on simulated networks, see benchmarks/twin
 ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.35, 0.05
-_MUCH = 0.2
+_MUCH, _LEAST = 0.2, 0.01
 
 
 def tables(
@@ -74,10 +74,12 @@ def tables(
             }
         )
         moved = 0.5 * float(np.abs(p[-1] - own[-1]).sum())
+        outside = ((main["lo"] > wild["p"].to_numpy()) | (main["hi"] < wild["p"].to_numpy())).any()
         out["effect"] = {
             "factor": float(factor),
             "total_variation": moved,
-            "verdict": "none asked for" if not planned else "no effect" if moved < 0.01 else "effect",
+            "verdict": "none asked for" if not planned else "no effect" if moved < _LEAST else "effect",
+            "excludes_no_change": bool(outside),
         }
     out["features"] = _feature_table(arms, stage, grid, shown, planned)
     return out
@@ -107,6 +109,8 @@ def _feature_table(
         )
         values["perturbed"] = (values["wild_type"][0] + mean, np.sqrt(values["wild_type"][1] ** 2 + sd**2))
     n_grid, n_shown = len(grid), len(table)
+    # only the log ratio of protein can be negative
+    bottom = np.where(table["modality"] == stage.features.modalities.get("prot"), -np.inf, 0.0)
     return pd.concat(
         [
             pd.DataFrame(
@@ -115,8 +119,8 @@ def _feature_table(
                     "feature": np.tile(table["feature"], n_grid),
                     "time": np.repeat(grid, n_shown),
                     "arm": arm,
-                    "mean": value.ravel(),
-                    "lo": (value - _Z * sd).ravel(),
+                    "mean": np.maximum(value, bottom).ravel(),
+                    "lo": np.maximum(value - _Z * sd, bottom).ravel(),
                     "hi": (value + _Z * sd).ravel(),
                 }
             )

@@ -86,21 +86,26 @@ def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_r
     return Profiles(features, matrices, rows, _embedding(mdata, features, matrices, rows, use_rep))
 
 
+def stored_embedding(mdata: MuData, use_rep: str) -> np.ndarray:
+    """Read an embedding of all cells."""
+    if use_rep not in mdata.obsm:
+        raise KeyError(
+            f"use_rep={use_rep!r}: mdata.obsm has only {listed(mdata.obsm, 20) or 'nothing'}; call "
+            "`mm.tl.integrate(mdata)` first, or name any embedding with `use_rep=`, e.g. 'X_pca'"
+        )
+    embedding = np.asarray(mdata.obsm[use_rep], dtype=float)
+    if not np.isfinite(embedding).all():
+        raise ValueError(f"mdata.obsm[{use_rep!r}] has NaN or infinite values")
+    return embedding
+
+
 def _embedding(
     mdata: MuData, features: Features, matrices: Mapping, rows: Mapping, use_rep: str | None
 ) -> np.ndarray:
     if use_rep is None and EMBEDDING in mdata.obsm:
         use_rep = EMBEDDING
     if use_rep is not None:
-        if use_rep not in mdata.obsm:
-            raise KeyError(
-                f"use_rep={use_rep!r}: mdata.obsm has only {listed(mdata.obsm, 20) or 'nothing'}; "
-                "call `mm.tl.integrate(mdata)` first, or leave use_rep out"
-            )
-        embedding = np.asarray(mdata.obsm[use_rep], dtype=float)
-        if not np.isfinite(embedding).all():
-            raise ValueError(f"mdata.obsm[{use_rep!r}] has NaN or infinite values")
-        return embedding
+        return stored_embedding(mdata, use_rep)
     for role, name in features.modalities.items():
         if len(rows[role]) < mdata.n_obs:
             raise ValueError(

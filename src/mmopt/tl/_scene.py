@@ -7,10 +7,10 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt._checks import find_modalities, listed, obs_column
+from mmopt._response import Form
 from mmopt.grn.effects import Scene
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, Readout
-from mmopt.grn.scale import Form
 from mmopt.tl._evidence import cognates
 from mmopt.tl._features import Features
 from mmopt.tl._profiles import Profiles, read_profiles_of
