@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import peers
+import reprogramming
 import twins
 
 NAMES = {
@@ -53,6 +54,11 @@ def write(benchmarks: Path, out: Path) -> None:
     ):
         (include / page.name).write_text(demoted(page, 2), encoding="utf-8")
     (include / "peers.md").write_text(peers.page(benchmarks / "integration.md"), encoding="utf-8")
+    folder = benchmarks / "perturbation"
+    told, words = reprogramming.regrets(pd.read_csv(folder / "reprogram.csv"))
+    (include / "reprogram.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
+    ways = reprogramming.searches(pd.read_csv(folder / "searches.csv"))
+    (include / "searches.md").write_text(table(ways), encoding="utf-8")
     told, words = twins.fates(pd.read_csv(benchmarks / "twin" / "fates.csv"))
     (include / "twin_fates.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
     courses = twins.held_out(pd.read_csv(benchmarks / "twin" / "held_out.csv"))

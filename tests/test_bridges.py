@@ -4,8 +4,6 @@ Weighted neighbours before and muon's plots after are in ``tutorials/scanpy_and_
 ``docs/optimizers.md``; both are run by the tests of these.
 """
 
-import os
-
 import matplotlib.pyplot as plt
 import mudata
 import muon
@@ -94,8 +92,6 @@ def test_results_are_plain_tables(regulated):
 
 def test_search_of_settings_by_ray(toy, tmp_path):
     """scvi-tools' search, each trial in a process of its own; ``pip install "scvi-tools[autotune]"``."""
-    if not os.environ.get("MMOPT_SLOW"):
-        pytest.skip("starts processes for a minute: set MMOPT_SLOW=1")
     pytest.importorskip("ray")
     pytest.importorskip("scib_metrics")
     from ray import tune

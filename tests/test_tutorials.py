@@ -32,9 +32,6 @@ for _name in ("_twin", "_evaluate_twin"):
     _module.fit_flow = _few
 """
 
-# numba compiles muon's weighted neighbours anew at each start, which takes a minute
-SLOW = {"scanpy_and_muon"}
-
 
 @pytest.fixture(scope="module")
 def execute():
@@ -58,8 +55,6 @@ def kernel(tmp_path_factory):
 
 @each
 def test_a_tutorial_runs(name, execute, kernel, tmp_path):
-    if name in SLOW and not os.environ.get("MMOPT_SLOW"):
-        pytest.skip("takes a minute: set MMOPT_SLOW=1")
     notebook = execute.source(name)
     folder = nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(tmp_path)!r})")
     notebook.cells.insert(0, folder)

@@ -45,6 +45,10 @@ def test_a_knock_out_goes_the_way_of_the_simulator(twinned):
     assert slot["effect"]["verdict"] == "effect"
     excluded = (fate["wild_type"] < fate["lo"]) | (fate["wild_type"] > fate["hi"])
     assert slot["effect"]["excludes_no_change"] == excluded.any()
+    held = slot["features"].query("feature == 'GATA1' and arm == 'perturbed'")
+    assert (held[["mean", "lo", "hi"]] == 0).all(axis=None), (
+        "a gene that is held at nothing is known to be there"
+    )
     counted = slot["features"]["modality"] != "prot"
     assert (slot["features"].loc[counted, ["mean", "lo"]] >= 0).all(axis=None), "counts are not negative"
     assert np.corrcoef(moved[named], true[named])[0, 1] > 0.5

@@ -13,7 +13,7 @@ _Z = float(norm.ppf(0.95))
 # what the members share and cannot disagree on: factors on the ensemble's standard deviation and on the change, and the
 # share of the cells that is never known. Set on simulated networks, see benchmarks/twin
 ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.35, 0.05
-_MUCH, _LEAST = 0.2, 0.01
+_MUCH, _LEAST, _SAME = 0.2, 0.01, 1e-6
 
 
 def tables(
@@ -105,9 +105,12 @@ def _feature_table(
         sd = np.sqrt(
             (ENSEMBLE * change.std(0, ddof=1)) ** 2
             + (TRANSFER * mean) ** 2
-            + (np.abs(change).max(0) > 1e-9) * (TRANSFER * spread) ** 2
+            + (np.abs(change).max(0) > _SAME) * (TRANSFER * spread) ** 2
         )
-        values["perturbed"] = (values["wild_type"][0] + mean, np.sqrt(values["wild_type"][1] ** 2 + sd**2))
+        # what is held at one level is at that level
+        held = (np.ptp(draws, axis=0) < _SAME) & (np.abs(change).max(0) > _SAME)
+        spread = np.where(held, 0, np.sqrt(values["wild_type"][1] ** 2 + sd**2))
+        values["perturbed"] = (np.where(held, draws[0], values["wild_type"][0] + mean), spread)
     n_grid, n_shown = len(grid), len(table)
     # only the log ratio of protein can be negative
     bottom = np.where(table["modality"] == stage.features.modalities.get("prot"), -np.inf, 0.0)

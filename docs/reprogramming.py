@@ -1,0 +1,45 @@
+"""The tables of ``benchmarks/perturbation``: what reprogramming chose, beside the best there is and the markers."""
+
+import pandas as pd
+
+# of the score and of the penalties of the network fit, see benchmarks/perturbation/networks.py
+CHOSEN_ON = {
+    "a": "the score was chosen on it",
+    "c": "penalties were chosen on it",
+    "e": "penalties were chosen on it",
+}
+SIZES = {1: "one", 2: "up to two"}
+
+
+def regrets(found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Mean regret of the first choice by network and size, the lower of search and markers bold, and what is significant."""
+    rows = []
+    for (network, size), part in found.groupby(["network", "max_factors"], sort=False):
+        means = {k: f"{part[k].mean():.2f}" for k in ("search", "marker_difference", "random")}
+        lowest = min(means["search"], means["marker_difference"])
+        shown = {k: f"**{v}**" if v == lowest and k != "random" else v for k, v in means.items()}
+        rows.append(
+            {
+                "network": f"{network} ({CHOSEN_ON[network]})",
+                "tasks": len(part),
+                "choice": SIZES[size],
+                "search": shown["search"],
+                "marker difference": shown["marker_difference"],
+                "at random": shown["random"],
+            }
+        )
+    tasks = found.drop_duplicates(["network", "source", "target"])
+    words = f"`significant` was true on {int(tasks['significant'].sum())} of {len(tasks)} tasks, whatever was chosen.\n"
+    return pd.DataFrame(rows), words
+
+
+def searches(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean regret in progress of each way to search, and mean lowest objective of the optimizers."""
+    means = found.groupby("method", sort=False)[["regret", "best_objective"]].mean()
+    return pd.DataFrame(
+        {
+            "searched by": means.index,
+            "regret": [f"{v:.3f}" for v in means["regret"]],
+            "lowest objective": ["–" if pd.isna(v) else f"{v:.3f}" for v in means["best_objective"]],
+        }
+    )
