@@ -10,7 +10,7 @@ from mudata import MuData
 
 from mmopt import _keys
 from mmopt._checks import obs_column
-from mmopt._compat import versions
+from mmopt._compat import own_copy, versions
 from mmopt._progress import progress
 from mmopt._random import derived
 from mmopt.tl._arms import Arms, reader_of, run_flows, run_member
@@ -139,7 +139,7 @@ def simulate(
     if n_cells < 20 or n_times < 2:
         raise ValueError(f"n_cells must be at least 20 and n_times at least 2, got {n_cells=}, {n_times=}")
     if copy:
-        mdata = mdata.copy()
+        mdata = own_copy(mdata)
     course, members = restore(mdata, twin)
     time_key = mdata.uns[twin]["params"]["time_key"]
     begin = find_start(mdata, course, start, time_key)

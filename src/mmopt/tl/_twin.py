@@ -10,7 +10,7 @@ from scipy import sparse
 
 from mmopt import _keys, optim
 from mmopt._checks import listed
-from mmopt._compat import versions
+from mmopt._compat import own_copy, versions
 from mmopt._progress import progress
 from mmopt._random import derived
 from mmopt.dynamics import couple, drifts_apart, fit_flow
@@ -120,7 +120,7 @@ def twin(
         )
     creator = optim.creator(optimizer, lr=lr)
     if copy:
-        mdata = mdata.copy()
+        mdata = own_copy(mdata)
     course = read_course(
         mdata,
         time_key,
