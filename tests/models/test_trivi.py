@@ -379,3 +379,9 @@ def test_what_the_trainer_takes_may_be_given_too(make_model):
     assert len(model.history["elbo_validation"]) == 1
     with pytest.raises(ValueError, match="check_val_every_n_epoch must be 1"):
         model.train(1, accelerator="cpu", check_val_every_n_epoch=2)
+
+
+def test_a_view_is_refused_for_setup(make_mosaic):
+    mdata = make_mosaic()
+    with pytest.raises(ValueError, match=r"view and cannot be written to.*mdata.copy\(\)"):
+        TriVI.setup_mudata(mdata[mdata.obs_names[:40]])

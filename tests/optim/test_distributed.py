@@ -49,7 +49,7 @@ def in_two_processes(file, wrap, scope):
     ]
     for process in processes:
         process.start()
-    both = [results.get(timeout=60) for _ in processes]
+    both = [results.get(timeout=180) for _ in processes]
     for process in processes:
         process.join(timeout=60)
     return both

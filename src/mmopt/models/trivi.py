@@ -199,6 +199,10 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
             fields = source["field_registries"]
             modalities = {m: fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields}
         _check_has_some(mdata, modalities)
+        if mdata.is_view or any(adata.is_view for adata in mdata.mod.values()):
+            raise ValueError(
+                "mdata is a view and cannot be written to; make it your own: `mdata = mdata.copy()`"
+            )
         if source is None and "prot" in modalities:
             _, batches = _checks.batch_codes(mdata, batch_key, modalities)
             names = list(map(str, mdata.mod[modalities["prot"]].var_names))
@@ -369,14 +373,10 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
 
 
 def _check_has_some(mdata: MuData, modalities: dict[str, str]) -> None:
-    """Refuse data with none of the modalities, cells with none of them, names that repeat, and views."""
+    """Refuse data with none of the modalities, cells with none of them, and names that repeat."""
     if not isinstance(mdata, MuData):
         raise TypeError(
             f'a MuData is needed, not {type(mdata).__name__} (wrap it: `mudata.MuData({{"rna": adata}})`)'
-        )
-    if mdata.is_view or any(adata.is_view for adata in mdata.mod.values()):
-        raise ValueError(
-            "mdata is a view, which cannot be written to; make it data of its own: `mdata = mdata.copy()`"
         )
     there = {m: name for m, name in modalities.items() if name in mdata.mod}
     if not there:
