@@ -8,6 +8,7 @@ import pytest
 import torch
 from mudata import MuData
 
+import mmopt as mm
 from mmopt._compat import override_pull_on_update
 
 ALL = ("rna", "atac", "prot")
@@ -384,4 +385,4 @@ def test_what_the_trainer_takes_may_be_given_too(make_model):
 def test_a_view_is_refused_for_setup(make_mosaic):
     mdata = make_mosaic()
     with pytest.raises(ValueError, match=r"view and cannot be written to.*mdata.copy\(\)"):
-        TriVI.setup_mudata(mdata[mdata.obs_names[:40]])
+        mm.models.TriVI.setup_mudata(mdata[mdata.obs_names[:40]])
