@@ -6,7 +6,8 @@
 
 Every run is evaluated twice at the same steps, at its iterate and at the same average of iterates (weights of power 8,
 every tenth step), so that what averaging gives and what the optimizer gives can be told apart. An arm is
-``name:rate`` of an optimizer known to ``mmopt.optim.create``. Seeds from 100 on are for choosing Adam's rate, the others
+``name:rate`` of an optimizer known to ``mmopt.optim.create``; the rate ``distance`` is the one that Prodigy estimates from
+the distance travelled, in a tenth of the steps before the run. Seeds from 100 on are for choosing Adam's rate, the others
 for the report. ``run`` appends to beyond_adam.csv.gz, ``table`` writes beyond_adam.md from it.
 """
 
@@ -31,6 +32,7 @@ N_EVALUATIONS = 20
 CLIP = 1000.0  # as TriVI does
 FOR_CHOOSING = 100  # seeds from here on
 POWER = 8.0
+ESTIMATING = 0.1  # share of the steps that the estimate of a rate takes
 DEFAULTS = (
     *("asgdadam:1e-3", "adam:1e-3", "adamw:1e-3", "amsgrad:1e-3", "padam:1e-1", "sgd:1e-3", "radam:1e-3"),
     *("adabelief:1e-3", "lion:1e-4", "schedulefree:2.5e-3", "prodigy:1"),
@@ -41,6 +43,8 @@ def run(task: Problem, arm: str, epochs: int, seed: int) -> pd.DataFrame:
     """One training; a row per evaluation."""
     name, rate = arm.split(":")
     torch.set_num_threads(1)
+    if rate == "distance":
+        rate = distance_rate(task, epochs, seed)
     parameters = task.start(seed)
     own = {"averaging": None} if name.startswith("asgd") else {}  # the average is kept beside, for all alike
     fused = {"fused": True} if name != "sgd" else {}
@@ -79,6 +83,23 @@ def run(task: Problem, arm: str, epochs: int, seed: int) -> pd.DataFrame:
                     )
                     rows.append(row)
     return pd.DataFrame(rows).assign(arm=arm, epochs=epochs, seed=seed, n_steps=n_steps)
+
+
+def distance_rate(task: Problem, epochs: int, seed: int) -> float:
+    """Rate that Prodigy's estimate of the distance to the solution gives, from the start of the same run."""
+    optimizer = create("prodigy", parameters := task.start(seed), lr=1.0, eps=1e-8)
+    n_steps, step = epochs * task.per_epoch, 0
+    with isolated(seed):
+        for epoch in range(epochs):
+            for batch in task.epoch(epoch):
+                step += 1
+                optimizer.zero_grad()
+                task.loss(batch, step / n_steps).backward()
+                torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+                optimizer.step()
+                if step >= ESTIMATING * n_steps:
+                    return float(optimizer.param_groups[0]["d"])
+    raise AssertionError("a run has steps")
 
 
 def held_out(task: Problem, optimizer: torch.optim.Optimizer) -> float:
@@ -186,7 +207,7 @@ def verdict(difference: float, se: float) -> str:
 
 def regret(runs: pd.DataFrame) -> pd.DataFrame:
     """Worst distance, over starting rates and seeds, to the best final of the seed; judged at iterate and average."""
-    last = finals(runs[runs["seed"] < FOR_CHOOSING]).copy()
+    last = finals(runs[(runs["seed"] < FOR_CHOOSING) & ~runs["arm"].str.endswith(":distance")]).copy()
     last["optimizer"] = last["arm"].str.split(":").str[0]
     rows = []
     for (name, epochs), group in last.groupby(["problem", "epochs"]):
