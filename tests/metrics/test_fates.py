@@ -13,9 +13,7 @@ def test_against_a_loop():
     assert table.loc["p", "accuracy"] == pytest.approx(accuracy["p"])
     assert table.loc["p", "gain"] == pytest.approx(accuracy["p"] - accuracy["q"])
     assert table.loc["q", ["gain", "gain_lo", "gain_hi"]].tolist() == [0, 0, 0]
-    assert table.loc["p", "brier"] == pytest.approx(
-        np.mean([sum((p[i] - true[i]) ** 2) for i in range(40)])
-    )
+    assert table.loc["p", "brier"] == pytest.approx(np.mean([sum((p[i] - true[i]) ** 2) for i in range(40)]))
     for score in ("accuracy", "brier"):
         assert (table[f"{score}_lo"] < table[score]).all()
         assert (table[score] < table[f"{score}_hi"]).all()

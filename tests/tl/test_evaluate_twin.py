@@ -60,7 +60,9 @@ def branching(course):
     up = rng.integers(0, 2, len(day))
     states[:, 1] += (2 * up - 1) * np.array([1.5, 3, 6])[day]
     mdata.obs["type"] = np.where(day == 2, np.where(up, "up", "down"), "early")
-    clone = np.array([f"{u}{c}" for u, c in zip(up, rng.integers(0, 30, len(day)), strict=True)], dtype=object)
+    clone = np.array(
+        [f"{u}{c}" for u, c in zip(up, rng.integers(0, 30, len(day)), strict=True)], dtype=object
+    )
     clone[rng.random(len(day)) < 0.2] = None
     mdata.obs["clone"] = clone
     return mdata

@@ -129,7 +129,9 @@ def evaluate_twin(
         )
     inner = _inner(course, hold_out)
     if not inner and traced is None:
-        raise ValueError("hold_out leaves nothing to evaluate; give a time point, or `lineage_key` and `terminal_key`")
+        raise ValueError(
+            "hold_out leaves nothing to evaluate; give a time point, or `lineage_key` and `terminal_key`"
+        )
     profile = _profiles(mdata, course, layer) if genes and inner else None
     rows: list[dict] = []
     for t in progress(inner, "evaluate_twin", len(inner), progress_bar):
@@ -183,7 +185,13 @@ def _inner(course: Course, hold_out: float | Sequence[float] | None) -> list[int
 
 
 def _one(
-    course: Course, t: int, profile: np.ndarray | None, creator: Callable, n_members: int, n_steps: int, seed: int
+    course: Course,
+    t: int,
+    profile: np.ndarray | None,
+    creator: Callable,
+    n_members: int,
+    n_steps: int,
+    seed: int,
 ) -> list[dict]:
     rng = np.random.default_rng(seed)
     left = course.without(t)

@@ -15,9 +15,10 @@ from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
+from mmopt.tl._descent import NETWORK, TWIN, check_method, in_course, with_past
 from mmopt.tl._interventions import build, label, parse, refuse_unsound
 from mmopt.tl._reference import Shift, shift_cells
-from mmopt.tl._scene import Stage, set_stage
+from mmopt.tl._scene import Stage, members_of, set_stage
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
@@ -34,11 +35,13 @@ def perturb(
     model: "TriVI | None" = None,
     mode: str = "knockout",
     level: float | None = None,
+    method: str = NETWORK,
     groupby: str | None = None,
     cells: Sequence | None = None,
     n_steps: int | str | None = None,
     n_null: int = 20,
     regulons: str = _keys.REGULONS,
+    twin: str = _keys.TWIN,
     pseudotime_key: str | None = None,
     interval: str = "ensemble",
     perturbation_key: str = "perturbation",
@@ -64,6 +67,11 @@ def perturb(
     mode, level
         ``"knockout"``: 0. ``"knockdown"``: less ``level``, a share (0.5). ``"overexpress"``: ``level`` times the 99.9 %
         quantile (2). ``"block"``: closes a peak or blocks a surface protein. ``"set"``: to ``level``, counts per 10,000.
+    method
+        ``"network"``: every cell from where it is, for ``n_steps``. ``"twin"``: needs the result of :func:`mmopt.tl.twin`; the
+        features are held from the first time point on, the regulators run along lines of ancestors of each cell, and the cell
+        is read at its own time. Effects are then those of cells that grew up without the gene, and cells of the first time
+        point have had no time to change. It is no better in general: see the documentation for both beside the truth.
     groupby
         Column of groups; effects are given for all cells and for each group.
     cells
@@ -73,8 +81,8 @@ def perturb(
         an effect travels is not known, and the intervals say so.
     n_null
         Networks with shuffled targets.
-    regulons
-        Slot of the network.
+    regulons, twin
+        Slots of the network and of the twin.
     pseudotime_key
         Column to say whether cells are moved forwards or backwards; ``dpt_pseudotime`` where there is one.
     interval
@@ -124,7 +132,7 @@ def perturb(
     Raises
     ------
     KeyError, TypeError, ValueError
-        No network, a feature that is unknown, ambiguous, not expressed or without outgoing edges, a mode or level that
+        No network or twin, a feature that is unknown, ambiguous, not expressed or without outgoing edges, a mode or level that
         makes no sense; the message says what to change.
 
     Notes
@@ -146,24 +154,34 @@ def perturb(
     if n_steps is not None and n_steps != "steady" and not (isinstance(n_steps, int) and n_steps > 0):
         raise ValueError(f"n_steps must be a positive integer, 'steady' or None, got {n_steps!r}")
     check_interval(interval, cells)
+    check_method(method, n_steps, interval)
     if copy:
         mdata = own_copy(mdata)
     conformal = interval == "conformal"
     if conformal:
         cells, labels = control_cells(mdata, perturbation_key, control)
+    lost: list[str] = []
+    if method == TWIN:
+        course, members, cells, lost = in_course(mdata, twin, members_of(mdata, cells))
     stage = set_stage(
         mdata, regulons=regulons, groupby=groupby, cells=cells, seed=random_state, apart=conformal
     )
+    if method == TWIN:
+        stage = with_past(stage, course, members, random_state)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
     detected = {i.column: stage.profiles.detected(i.column, stage.member) for i in interventions}
-    remarks = stage.remarks + refuse_unsound(
-        interventions,
-        stage.features,
-        stage.scene,
-        stage.links,
-        detected,
-        allow_extrapolation=allow_extrapolation,
-        on_missing=on_missing,
+    remarks = (
+        lost
+        + stage.remarks
+        + refuse_unsound(
+            interventions,
+            stage.features,
+            stage.scene,
+            stage.links,
+            detected,
+            allow_extrapolation=allow_extrapolation,
+            on_missing=on_missing,
+        )
     )
     key = _keys.perturbation_key(key_added or label(interventions))
     make = partial(_on_scene, interventions, stage, n_steps)
@@ -208,8 +226,9 @@ def perturb(
             "perturbation": [i.name for i in interventions],
             "mode": [i.mode for i in interventions],
             "level": np.array([np.nan if i.level is None else i.level for i in interventions]),
+            "method": method,
             "groupby": groupby or "",
-            "n_steps": "member" if n_steps is None else str(n_steps),
+            "n_steps": "course" if method == TWIN else "member" if n_steps is None else str(n_steps),
             "n_null": n_null,
             "n_members": stage.scene.network.n_members,
             "n_cells": len(stage.chosen),
