@@ -15,7 +15,7 @@ from fates import NETWORKS, TIMES, course, embedded
 
 import mmopt as mm
 
-MOST, CHANGED = 8, 0.1
+MOST, CHANGED = 5, 0.1
 KEYS = ["modality", "feature"]
 
 

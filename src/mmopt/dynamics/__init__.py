@@ -12,6 +12,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "flow": ["Flow", "fit_flow"],
         "integration": ["euler_maruyama", "rk4"],
         "regulation": ["Circuit", "follow"],
-        "shrinkage": ["shrink"],
+        "shrinkage": ["agreement", "shrink"],
     },
 )

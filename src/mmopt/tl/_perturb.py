@@ -13,6 +13,7 @@ from mudata import MuData
 from mmopt import _keys
 from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
+from mmopt.dynamics import agreement
 from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, in_course, with_past
@@ -190,7 +191,9 @@ def perturb(
 
     draws, clipped = stage.scene.draws(clamp)
     spread = stage.spread
-    summary = summarise(draws, spread, list(clamp.clamps))
+    # along a past the members drift apart: what they do not agree on is taken back, as in a simulation
+    kept = 1.0 if method == NETWORK else agreement(draws)
+    summary = summarise(draws, spread, list(clamp.clamps), kept)
     extra: dict[str, Any] = {}
     if conformal:
         calibration = calibrate(
@@ -201,12 +204,12 @@ def perturb(
         remarks += remark
     null = stage.scene.null(clamp, n_null, rng)
     blocks = list(stage.features.blocks.values())
-    p, band = against_null(summary["delta"], null, spread, blocks, list(clamp.clamps))
+    p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))
     pseudotime = _pseudotime(mdata, pseudotime_key)
     shift = shift_cells(mdata, stage, make, model, random_state)
     outside = shift.outside()
     score = None if pseudotime is None else shift.along(pseudotime[stage.groups["all"]])
-    groups = _group_table(stage, clamp, summary["delta"], clipped, shift, outside, score, rng)
+    groups = _group_table(stage, clamp, summary["delta"], draws.mean(0), clipped, shift, outside, score, rng)
     for column, limit in (
         ("clip_fraction", "what was observed"),
         ("ood_fraction", "99 % of the unperturbed cells"),
@@ -291,6 +294,7 @@ def _group_table(
     stage: Stage,
     clamp: Perturbation,
     delta: np.ndarray,
+    unshrunk: np.ndarray,
     clipped: np.ndarray,
     shift: Shift,
     outside: np.ndarray,
@@ -321,7 +325,7 @@ def _group_table(
             "group": list(stage.groups),
             "n_cells": [len(rows) for rows in stage.groups.values()],
             "shift_norm": norm,
-            "matched_p": _matched_p(stage, clamp, norm, rng),
+            "matched_p": _matched_p(stage, clamp, rms_of_effects(unshrunk, rna, clamp), rng),
             "clip_fraction": clipped,
             "ood_fraction": [float(outside[i].mean()) for i in inside],
             "perturbation_score": scores,
