@@ -66,6 +66,6 @@ def test_members_that_disagree_are_not_believed():
 @given(arrays(float, (7, 3), elements=st.floats(-1, 1)))
 def test_agreement_is_that_of_each_change_on_its_own(draws):
     kept = agreement(draws)
-    assert ((0 <= kept) & (kept <= 1)).all()
+    assert ((kept >= 0) & (kept <= 1)).all()
     one_by_one = [shrink(draws[:, [j]])[1] for j in range(3)]
     np.testing.assert_allclose(kept, one_by_one, atol=1e-9)

@@ -71,8 +71,9 @@ def perturb(
     method
         ``"network"``: every cell from where it is, for ``n_steps``. ``"twin"``: needs the result of :func:`mmopt.tl.twin`; the
         features are held from the first time point on, the regulators run along lines of ancestors of each cell, and the cell
-        is read at its own time. Effects are then those of cells that grew up without the gene, and cells of the first time
-        point have had no time to change. It is no better in general: see the documentation for both beside the truth.
+        is read at its own time. Effects are then those of cells that grew up without the gene; the regulators of cells of the
+        first time point have had no time to change. What the members of the ensemble do not agree on is taken back, as in
+        :func:`mmopt.tl.simulate`. It is no better in general: the documentation shows both beside the truth.
     groupby
         Column of groups; effects are given for all cells and for each group.
     cells
