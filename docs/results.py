@@ -64,6 +64,11 @@ def write(benchmarks: Path, out: Path) -> None:
     courses = twins.held_out(pd.read_csv(benchmarks / "twin" / "held_out.csv"))
     text = "\n".join(f"{title}\n\n{table(rows)}" for title, rows in courses.items())
     (include / "twin_held_out.md").write_text(text, encoding="utf-8")
+    groups, words = twins.readout(pd.read_csv(benchmarks / "twin" / "readout.csv"))
+    text = "\n".join(f"{title}\n\n{table(rows)}" for title, rows in groups.items())
+    (include / "twin_readout.md").write_text(f"{text}\n{words}", encoding="utf-8")
+    told, words = twins.traced(pd.read_csv(benchmarks / "twin" / "traced.csv"))
+    (include / "twin_traced.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
     layers.draw(benchmarks.parent / "pyproject.toml", figures / "layers.svg")
 
 

@@ -1,5 +1,6 @@
 """The tables of ``benchmarks/twin``: what the twin predicted, beside what it has to beat, and where it loses."""
 
+import numpy as np
 import pandas as pd
 
 MODES = {"knockout": "knock-out", "overexpress": "over-expression"}
@@ -60,3 +61,72 @@ def held_out(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
         n = part["time"].nunique()
         found[f"**{COURSES[data]}** ({n} times)"] = pd.DataFrame(rows)
     return found
+
+
+METHODS = {
+    "simulate": "`simulate`",
+    "perturb, network": "`perturb`",
+    "perturb, twin": '`perturb(method="twin")`',
+}
+CELLS = {"end": "the last time point", "all": "all cells, each at its time"}
+ROLES = {"rna": "RNA", "atac": "ATAC", "prot": "protein"}
+
+
+def readout(rows: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], str]:
+    """Errors and intervals of each modality over all networks, and a sentence on where no change is nearer."""
+    found, lost = {}, []
+    for (cells, mode), part in rows.groupby(["cells", "mode"], sort=False):
+        shown = []
+        for (modality, method), here in part.groupby(["modality", "method"], sort=False):
+            changed = here[here["n_changed"] > 0]
+            weight = changed["n_changed"]
+            of_all = here["mae"].mean() / here["mae_no_change"].mean()
+            errors = (weight * changed["mae_changed"]).sum() / (
+                weight * changed["mae_changed_no_change"]
+            ).sum()
+            shown.append(
+                {
+                    "modality": ROLES[modality],
+                    "method": METHODS[method],
+                    "r": f"{here['r'].mean():.2f}",
+                    "error, all": f"{of_all:.2f}",
+                    "error, changed": f"{errors:.2f}",
+                    "coverage, all": f"{here['coverage'].mean():.2f}",
+                    "coverage, changed": f"{np.average(changed['coverage_changed'], weights=weight):.2f}",
+                    "width": f"{here['width'].mean():.2f}",
+                    "nearer": f"{int((here['mae'] < here['mae_no_change']).sum())} of {len(here)}",
+                }
+            )
+            if of_all >= 1:
+                lost.append(
+                    f"{METHODS[method]} on {ROLES[modality]} after {MODES[mode]} ({CELLS[cells]}, {of_all:.2f})"
+                )
+        found[f"**{MODES[mode].capitalize()}, {CELLS[cells]}**"] = pd.DataFrame(shown)
+    return found, "No change is nearer on average over all features: " + (
+        "; ".join(lost) or "nowhere"
+    ) + ".\n"
+
+
+FATES = {
+    "twin": "twin: descendants in the couplings",
+    "flow": "twin: where the velocity ends",
+    "nearest_last": "nearest cells of the last time",
+    "measured_shares": "shares of the last time",
+    "majority": "majority of the last time",
+    "nearest_traced": "nearest traced cells, which no twin sees",
+}
+
+
+def traced(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Accuracy of each prediction by time, mean over the networks, and where the twin gains nothing for sure."""
+    wide = rows.pivot_table("accuracy", "prediction", "time").loc[list(FATES)]
+    shown = pd.DataFrame({"prediction": list(FATES.values())})
+    for time in wide:
+        shown[f"day {time:g}"] = [f"{value:.2f}" for value in wide[time]]
+    twin = rows[rows["prediction"] == "twin"]
+    none = twin[twin["gain_lo"] <= 0]
+    said = ", ".join(f"`{row.network}` on day {row.time:g}" for row in none.itertuples())
+    return shown, (
+        f"The twin's interval excludes no gain over the measured shares in {len(twin) - len(none)} of {len(twin)} cases; not: "
+        f"{said or 'none'}.\n"
+    )

@@ -139,6 +139,29 @@ def test_the_page_of_the_twin_has_every_held_out_score(made):
         assert re.search(rf"\| \*{{0,2}}{re.escape(f'{energy:.2f}')}\*{{0,2}} \|", text)
 
 
+def test_the_page_of_the_twin_says_what_the_readouts_miss(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "twin" / "readout.csv")
+    text = (made / "include" / "twin_readout.md").read_text(encoding="utf-8")
+    shown, told = text.split("No change is nearer on average")
+    assert (
+        shown.count("\n| ") - 2 * shown.count("| modality")
+        == rows.groupby(["cells", "mode", "method", "modality"]).ngroups
+    )
+    for _, part in rows.groupby(["cells", "mode", "method", "modality"]):
+        error = part["mae"].mean() / part["mae_no_change"].mean()
+        assert f"| {error:.2f} |" in shown
+        assert error < 1 or f"{error:.2f})" in told
+
+
+def test_the_page_of_the_twin_says_where_it_tells_no_fates(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "twin" / "traced.csv")
+    text = (made / "include" / "twin_traced.md").read_text(encoding="utf-8")
+    for accuracy in rows.groupby(["prediction", "time"])["accuracy"].mean():
+        assert f"| {accuracy:.2f} |" in text
+    for _, row in rows[(rows["prediction"] == "twin") & (rows["gain_lo"] <= 0)].iterrows():
+        assert f"`{row['network']}` on day {row['time']:g}" in text.split("; not: ")[1]
+
+
 def test_the_comparison_says_where_others_are_better(made):
     source = (DOCS.parent / "benchmarks" / "integration.md").read_text(encoding="utf-8")
     page = (made / "include" / "peers.md").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from mmopt.dynamics import descendants, sample_chains
+from mmopt.dynamics import descendants, sample_ancestors, sample_chains
 
 
 def plans(rng, sizes):
@@ -42,3 +42,18 @@ def test_chains_are_distributed_as_the_descendants():
     # neighbours on a chain are coupled, never a pair of no mass
     pair = couplings[0].toarray()[chains[0], chains[1]]
     assert (pair > 0).all()
+
+
+def test_ancestors_of_given_cells_are_those_of_the_couplings():
+    weights, couplings = plans(np.random.default_rng(4), [6, 8, 5])
+    cells = np.repeat([1, 3], 20000)
+    lines = sample_ancestors(couplings, cells, 2, np.random.default_rng(5), weights)
+    np.testing.assert_array_equal(lines[-1], cells)
+    # in balance, who is the ancestor of whom is the column of the plan
+    joint = couplings[1].toarray()
+    first = couplings[0].toarray() / weights[1]
+    for cell, part in ((1, lines[:, :20000]), (3, lines[:, 20000:])):
+        back = joint[:, cell] / joint[:, cell].sum()
+        np.testing.assert_allclose(np.bincount(part[1], minlength=8) / 20000, back, atol=0.015)
+        np.testing.assert_allclose(np.bincount(part[0], minlength=6) / 20000, first @ back, atol=0.015)
+    assert sample_ancestors(couplings, np.array([2]), 0, np.random.default_rng(6), weights).tolist() == [[2]]

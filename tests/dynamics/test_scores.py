@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mmopt.dynamics import FateMap, maximum_mean_discrepancy, shrink, wasserstein
+from mmopt.dynamics import FateMap, agreement, maximum_mean_discrepancy, shrink, wasserstein
 
 
 @pytest.mark.parametrize("p", [1, 2])
@@ -61,3 +61,11 @@ def test_members_that_disagree_are_not_believed():
     assert np.mean([shrink(rng.normal(scale=0.1, size=(18, 4)))[1] for _ in range(50)]) < 0.05
     sure = np.array([0.3, -0.2, -0.1, 0]) + rng.normal(scale=0.02, size=(18, 4))
     assert shrink(sure)[1] > 0.95
+
+
+@given(arrays(float, (7, 3), elements=st.floats(-1, 1)))
+def test_agreement_is_that_of_each_change_on_its_own(draws):
+    kept = agreement(draws)
+    assert ((kept >= 0) & (kept <= 1)).all()
+    one_by_one = [shrink(draws[:, [j]])[1] for j in range(3)]
+    np.testing.assert_allclose(kept, one_by_one, atol=1e-9)

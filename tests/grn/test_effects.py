@@ -67,6 +67,15 @@ def test_summary_widens_the_ensemble_and_is_zero_where_nothing_moves():
     assert not still["sd"].any()
 
 
+def test_what_is_taken_back_is_not_excluded():
+    draws = np.random.default_rng(3).normal(1.0, 0.1, size=(20, 2, 4))
+    spread = np.full(4, 0.1)
+    whole, half = summarise(draws, spread), summarise(draws, spread, kept=np.full((2, 4), 0.5))
+    np.testing.assert_allclose(half["delta"], 0.5 * whole["delta"])
+    np.testing.assert_allclose(half["sd"] ** 2, whole["sd"] ** 2 + (0.5 * whole["delta"]) ** 2)
+    assert (half["q95"] > whole["delta"]).all()
+
+
 def test_p_values_of_a_null_against_itself_are_uniform_and_rank_what_is_larger():
     rng = np.random.default_rng(0)
     spread = rng.uniform(0.5, 1.5, 400)

@@ -50,3 +50,89 @@ def test_one_time_is_as_in_all(course):
     every = mm.tl.evaluate_twin(mdata, **quick)
     one = mm.tl.evaluate_twin(mdata, hold_out=2, **quick)
     np.testing.assert_allclose(every[every["time"] == 2]["w1"], one["w1"])
+
+
+def branching(course):
+    """A course that splits in two along the second axis."""
+    rng = np.random.default_rng(1)
+    mdata = course(n=150, times=(0, 1, 2))
+    day, states = mdata.obs["day"].to_numpy(), mdata.obsm["X_pca"]
+    up = rng.integers(0, 2, len(day))
+    states[:, 1] += (2 * up - 1) * np.array([1.5, 3, 6])[day]
+    mdata.obs["type"] = np.where(day == 2, np.where(up, "up", "down"), "early")
+    clone = np.array(
+        [f"{u}{c}" for u, c in zip(up, rng.integers(0, 30, len(day)), strict=True)], dtype=object
+    )
+    clone[rng.random(len(day)) < 0.2] = None
+    mdata.obs["clone"] = clone
+    return mdata
+
+
+def test_fates_of_traced_cells(course):
+    mdata = branching(course)
+    keys = {"lineage_key": "clone", "terminal_key": "type", "hold_out": ()}
+    table = mm.tl.evaluate_twin(mdata, **(QUICK | keys | {"n_members": 2}))
+    assert set(table["space"]) == {"fate"}
+    early = table[table["time"] == 0].set_index("prediction")
+    assert set(early["resampled"]) == {"lineages"}
+    # 1.5 standard deviations on each side of nothing: 93 % of the cells are told by their state, half by the shares
+    for name in ("twin", "flow", "nearest_last", "nearest_traced"):
+        assert early.loc[name, "accuracy"] > 0.8, name
+        assert early.loc[name, "gain_lo"] > 0.1, name
+    assert 0.35 < early.loc["measured_shares", "accuracy"] < 0.65
+    assert early.loc["measured_shares", "accuracy"] == early.loc["majority", "accuracy"]
+    assert early.loc["majority", "brier"] > early.loc["measured_shares", "brier"] > early.loc["twin", "brier"]
+    late = table[table["time"] == 1].set_index("prediction")
+    assert late.loc["twin", "accuracy"] > early.loc["twin", "accuracy"], "later is easier"
+    assert mdata.uns["twin_evaluation"]["params"]["lineage_key"] == "clone"
+
+    mdata.obs["clone"] = np.random.default_rng(2).permutation(mdata.obs["clone"].to_numpy())
+    none = mm.tl.evaluate_twin(mdata, **(QUICK | keys)).set_index("prediction")
+    assert (none["gain_lo"] < 0.06).all(), "shuffled lineages are not predicted"
+
+
+def test_lineages_of_the_simulator(twinned):
+    """Where each simulated cell will end is known; few lineages, so cells are drawn in the bootstrap."""
+    mdata = twinned.copy()
+    keys = {"lineage_key": "fate", "terminal_key": "cell_type", "hold_out": ()}
+    table = mm.tl.evaluate_twin(mdata, **(QUICK | keys | {"time_key": "time"}))
+    assert set(table["resampled"]) == {"cells"}
+    last = table[table["time"] == 6].set_index("prediction")
+    assert last.loc["twin", "gain_lo"] > 0.1
+    assert last.loc["nearest_traced", "accuracy"] > last.loc["measured_shares", "accuracy"]
+
+
+def test_fates_stand_beside_the_held_out_times(course):
+    mdata = branching(course)
+    quick = QUICK | {"n_steps": 20, "genes": False}
+    alone = mm.tl.evaluate_twin(mdata, **quick)
+    both = mm.tl.evaluate_twin(mdata, lineage_key="clone", terminal_key="type", **quick)
+    assert set(both["space"]) == {"embedding", "fate"}
+    np.testing.assert_array_equal(both[both["space"] == "embedding"]["w1"], alone["w1"])
+    two = mdata[(mdata.obs["day"] > 0).to_numpy()].copy()
+    only = mm.tl.evaluate_twin(two, lineage_key="clone", terminal_key="type", **quick)
+    assert set(only["space"]) == {"fate"}, "two time points leave none out, but tell fates"
+
+
+def test_refusals_of_lineages(course):
+    mdata = branching(course)
+
+    def run(**kwargs):
+        return mm.tl.evaluate_twin(mdata, **(QUICK | {"hold_out": ()} | kwargs))
+
+    with pytest.raises(ValueError, match="hold_out leaves nothing to evaluate"):
+        run()
+    with pytest.raises(ValueError, match="takes both `lineage_key`"):
+        run(lineage_key="clone")
+    with pytest.raises(ValueError, match="takes both `lineage_key`"):
+        run(terminal_key="type")
+    with pytest.raises(ValueError, match="cells would be scored on their own label"):
+        run(lineage_key="type", terminal_key="type")
+    with pytest.raises(KeyError, match="barcode"):
+        run(lineage_key="barcode", terminal_key="type")
+    mdata.obs["own"] = mdata.obs_names
+    with pytest.raises(ValueError, match=r"0 cells before the last time point share a lineage"):
+        run(lineage_key="own", terminal_key="type")
+    mdata.obs["one"] = "cell"
+    with pytest.raises(ValueError, match="1 label at the last time point"):
+        run(lineage_key="clone", terminal_key="one")

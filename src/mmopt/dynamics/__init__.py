@@ -5,13 +5,13 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "chains": ["descendants", "sample_chains"],
+        "chains": ["descendants", "sample_ancestors", "sample_chains"],
         "couplings": ["couple", "drifts_apart"],
         "distances": ["maximum_mean_discrepancy", "wasserstein"],
         "fates": ["FateMap"],
         "flow": ["Flow", "fit_flow"],
         "integration": ["euler_maruyama", "rk4"],
         "regulation": ["Circuit", "follow"],
-        "shrinkage": ["shrink"],
+        "shrinkage": ["agreement", "shrink"],
     },
 )

@@ -67,14 +67,43 @@ def sample_chains(
         ``(n_points, n)`` rows of the cells within their time point, from ``first`` on.
     """
     forward = descendants(couplings, mass, first, weights)
-    now = _draw(forward[-1], n, rng)
+    return _back(couplings, forward, first, _draw(forward[-1], n, rng), rng, weights)
+
+
+def sample_ancestors(
+    couplings: Sequence[sparse.csr_matrix],
+    cells: np.ndarray,
+    last: int,
+    rng: np.random.Generator,
+    weights: Sequence[np.ndarray],
+) -> np.ndarray:
+    """Draw one line of ancestors for each of some ``cells`` of time point ``last``, back to the first time point.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(last + 1, n_cells)`` rows of the cells within their time point; the last row is ``cells``.
+    """
+    forward = descendants(couplings[:last], weights[0], 0, weights)
+    return _back(couplings[:last], forward, 0, np.asarray(cells), rng, weights)
+
+
+def _back(
+    couplings: Sequence[sparse.csr_matrix],
+    forward: list[np.ndarray],
+    first: int,
+    now: np.ndarray,
+    rng: np.random.Generator,
+    weights: Sequence[np.ndarray] | None,
+) -> np.ndarray:
+    """Draw ancestors from the last time point back to ``first``; ``forward`` is the mass on each."""
     rows = [now]
     for t in range(len(couplings) - 1, first - 1, -1):
         weight = forward[t - first] * _scale(couplings[t], weights, t)
         back = sparse.csc_matrix(sparse.diags(weight) @ couplings[t])
         ends = np.concatenate([[0.0], np.cumsum(back.data)])
         low, high = ends[back.indptr[now]], ends[back.indptr[now + 1]]
-        drawn = np.searchsorted(ends, low + rng.random(n) * (high - low), side="right") - 1
+        drawn = np.searchsorted(ends, low + rng.random(len(now)) * (high - low), side="right") - 1
         now = back.indices[np.clip(drawn, back.indptr[now], back.indptr[now + 1] - 1)]
         rows.append(now)
     return np.stack(rows[::-1])

@@ -35,3 +35,28 @@ def shrink(draws: np.ndarray, *, caution: float = CAUTION) -> tuple[np.ndarray, 
     noise = float(((draws - mean) ** 2).sum(1).mean())
     factor = max(0.0, 1 - caution * noise / signal) if signal > 1e-12 else 0.0
     return factor * mean, factor
+
+
+def agreement(draws: np.ndarray, *, caution: float = CAUTION) -> np.ndarray:
+    """Factor by which :func:`shrink` would shrink each predicted change on its own.
+
+    Parameters
+    ----------
+    draws
+        ``(n_members, ...)``.
+    caution
+        Weight of the members' variance.
+
+    Returns
+    -------
+    numpy.ndarray
+        0 to 1, of the shape of one draw.
+
+    Examples
+    --------
+    >>> agreement(np.array([[0.2, 0.2], [0.2, -0.2]])).round(6).tolist()
+    [1.0, 0.0]
+    """
+    draws = np.asarray(draws, dtype=float)
+    signal = draws.mean(0) ** 2
+    return np.where(signal > 1e-12, np.maximum(1 - caution * draws.var(0) / np.maximum(signal, 1e-12), 0), 0)

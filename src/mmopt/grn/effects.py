@@ -101,7 +101,9 @@ class Scene:
         return np.stack(drawn)
 
 
-def summarise(draws: np.ndarray, spread: np.ndarray, exclude: Sequence[int] = ()) -> dict[str, np.ndarray]:
+def summarise(
+    draws: np.ndarray, spread: np.ndarray, exclude: Sequence[int] = (), kept: np.ndarray | float = 1.0
+) -> dict[str, np.ndarray]:
     """Mean, standard deviation and 90 % interval of each effect.
 
     Parameters
@@ -112,6 +114,8 @@ def summarise(draws: np.ndarray, spread: np.ndarray, exclude: Sequence[int] = ()
         Standard deviation of each feature over the cells, ``(n_features,)``.
     exclude
         Columns that the perturbation sets itself. Where no other moves, nothing is claimed and nothing is uncertain.
+    kept
+        Share of each mean effect that is claimed, ``(n_groups, n_features)``; what was taken back is part of the variance.
 
     Returns
     -------
@@ -119,10 +123,16 @@ def summarise(draws: np.ndarray, spread: np.ndarray, exclude: Sequence[int] = ()
         ``delta, sd, q05, q95, prob_up``, each ``(n_groups, n_features)``. The variance is that of the ensemble (cells,
         edges, form, horizon), and terms for what no ensemble on one snapshot can know.
     """
-    delta = draws.mean(0)
+    mean = draws.mean(0)
+    delta = kept * mean
     ensemble = draws.std(0, ddof=1)
     touched = np.delete(draws, list(exclude), axis=2).any()
-    sd = np.sqrt((ENSEMBLE * ensemble) ** 2 + (TRANSFER * delta) ** 2 + touched * (UNSEEN * spread) ** 2)
+    sd = np.sqrt(
+        (ENSEMBLE * ensemble) ** 2
+        + (TRANSFER * mean) ** 2
+        + touched * (UNSEEN * spread) ** 2
+        + (mean - delta) ** 2
+    )
     reach = norm.ppf(0.95) * sd
     up = np.where(sd > 0, norm.cdf(delta / np.maximum(sd, 1e-12)), 0.5)
     return {"delta": delta, "sd": sd, "q05": delta - reach, "q95": delta + reach, "prob_up": up}

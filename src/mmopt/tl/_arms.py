@@ -1,5 +1,6 @@
 """What each member of a twin says of the same cells, with and without a schedule."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,8 @@ import pandas as pd
 from mmopt import _keys
 from mmopt._random import derived
 from mmopt.dynamics import FateMap, descendants, sample_chains
-from mmopt.tl._counterfactual import Held, Lines, Reader, features_along, hold, interpolated, regulators_along
+from mmopt.grn.propagation import Cells
+from mmopt.tl._counterfactual import Held, Lines, Reader, features_of, hold, interpolated, regulators_along
 from mmopt.tl._course import Course
 from mmopt.tl._members import Member, one_hot
 from mmopt.tl._scene import Stage
@@ -29,6 +31,40 @@ class Arms:
     features: dict[str, list[np.ndarray]]
     outside: list[np.ndarray]
     embedded: list[np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of every member: from where, with what held, read when, in which features and labels.
+
+    ``reader`` reads labels from regulators (``None``: no labels or no regulators); ``reference`` are the observed regulators
+    with their embedding; ``shown`` are the columns that are read out.
+    """
+
+    course: Course
+    stage: Stage
+    begin: Start
+    planned: list[Planned]
+    grid: np.ndarray
+    labels: pd.Series | None
+    names: list[str]
+    reader: Reader | None
+    reference: tuple[np.ndarray, np.ndarray]
+    shown: np.ndarray
+    n_cells: int
+
+    def lines(self, member: Member, mass: np.ndarray, rng: np.random.Generator) -> Lines:
+        """Lines of descent of one member of the twin, brought to the grid."""
+        first = self.begin.point
+        chains = sample_chains(member.couplings, mass, first, self.n_cells, rng, member.weights)
+        rows = np.stack([self.course.rows(first + i)[c] for i, c in enumerate(chains)])
+        unique, where = np.unique(rows, return_inverse=True)
+        level = self.stage.cells(unique).level[where.reshape(rows.shape)]
+        return interpolated(level, self.course.times[first:], self.grid)
+
+    def read(self, level: np.ndarray, direct: list[int]) -> np.ndarray:
+        """Mean logged values of the features that are shown."""
+        return self.stage.scene.readout.logged(level, direct)[:, self.shown].mean(0)
 
 
 def reader_of(
@@ -54,58 +90,53 @@ def reader_of(
     return names, reader, (level, course.states[rows])
 
 
-def run_member(
-    arms: Arms, course: Course, stage: Stage, member: Member, m: int, n_members: int, begin: Start,
-    planned: list[Planned], grid: np.ndarray, names: list[str], labels: pd.Series | None, reader: Reader | None,
-    reference: tuple[np.ndarray, np.ndarray], shown: np.ndarray, n_cells: int, seed: int,
-) -> None:  # fmt: skip
-    """Add one member of the twin, and the members of the network that run on its lines, to ``arms``."""
-    rng = np.random.default_rng(seed)
+def run_member(arms: Arms, ask: Question, members: list[Member], m: int, seed: int) -> None:
+    """Add the ``m``-th member of the twin, and the members of the network that run on its lines, to ``arms``."""
+    rng, member, begin = np.random.default_rng(seed), members[m], ask.begin
     mass = begin.mass * member.weights[begin.point]
-    if names:
-        arms.fractions.append(_fractions(course, member, mass, begin.point, grid, names, labels))
-    chains = sample_chains(member.couplings, mass, begin.point, n_cells, rng, member.weights)
-    rows = np.stack([course.rows(begin.point + i)[c] for i, c in enumerate(chains)])
-    unique, where = np.unique(rows, return_inverse=True)
-    level = stage.cells(unique).level[where.reshape(rows.shape)]
-    lines = interpolated(level, course.times[begin.point :], grid)
-    held = hold(planned, stage, lines) if planned else Held([{}] * len(grid), [{}] * len(grid))
-    readout, direct = stage.scene.readout, held.columns
-    few = Lines(grid, lines.level[:, :_READ])
-    first = Held(
-        [{c: _head(v) for c, v in at.items()} for at in held.clamps],
-        [{c: _head(v) for c, v in at.items()} for at in held.shifts],
-    )
-    arms.features["wild_type"].append(
-        np.stack([readout.logged(x, direct)[:, shown].mean(0) for x in few.level])
-    )
-    if not planned:
-        return
-    network, span = stage.scene.network, float(np.ptp(course.times))
-    before = np.maximum(lines.level[:, :, network.regulators], 0)
-    near = FateMap(reference[0], np.zeros(len(reference[0]), dtype=int), k=_NEIGHBOURS)
-    asked = None if reader is None else np.stack([reader(x) for x in before])
-    for g in range(m, network.n_members, n_members):
-        moved = regulators_along(stage, lines, held, g, span)
-        if reader is not None:
-            arms.changes.append(
-                np.stack([(reader(x) - w).mean(0) for x, w in zip(moved, asked, strict=True)])
-            )
-        arms.features["perturbed"].append(
-            np.stack(
-                [
-                    readout.logged(features_along(stage, few, first, moved[:, :_READ], g, i), direct)[
-                        :, shown
-                    ].mean(0)
-                    for i in range(len(grid))
-                ]
-            )
+    if ask.names:
+        arms.fractions.append(
+            _fractions(ask.course, member, mass, begin.point, ask.grid, ask.names, ask.labels)
         )
-        if g == m:
-            capped = np.minimum(moved, np.maximum(before, stage.scene.cells.highest[network.regulators]))
+    lines = ask.lines(member, mass, rng)
+    held = (
+        hold(ask.planned, ask.stage, lines)
+        if ask.planned
+        else Held([{}] * len(ask.grid), [{}] * len(ask.grid))
+    )
+    arms.features["wild_type"].append(np.stack([ask.read(x[:_READ], held.columns) for x in lines.level]))
+    if ask.planned:
+        _counterfactuals(arms, ask, lines, held, range(m, ask.stage.scene.network.n_members, len(members)))
+
+
+def _counterfactuals(arms: Arms, ask: Question, lines: Lines, held: Held, chosen: Sequence[int]) -> None:
+    """Add what some members of the network say of the same lines under the schedule."""
+    network, highest = ask.stage.scene.network, ask.stage.scene.cells.highest
+    span = float(np.ptp(ask.course.times))
+    before = np.maximum(lines.level[:, :, network.regulators], 0)
+    wild = None if ask.reader is None else np.stack([ask.reader(x) for x in before])
+    few = [Cells(x[:_READ], highest) for x in lines.level]
+    clamps = [{c: _head(v) for c, v in at.items()} for at in held.clamps]
+    shifts = [{c: _head(v) for c, v in at.items()} for at in held.shifts]
+    for g in chosen:
+        moved = regulators_along(network, ask.grid, before, held, g, span)
+        if wild is not None:
+            arms.changes.append(
+                np.stack([(ask.reader(x) - w).mean(0) for x, w in zip(moved, wild, strict=True)])
+            )
+        levels = [
+            features_of(network, cells, x[:_READ], *what, g)[0]
+            for cells, x, *what in zip(few, moved, clamps, shifts, strict=True)
+        ]
+        arms.features["perturbed"].append(np.stack([ask.read(x, held.columns) for x in levels]))
+        if g == chosen[0]:
+            near = FateMap(ask.reference[0], np.zeros(len(ask.reference[0]), dtype=int), k=_NEIGHBOURS)
+            capped = np.minimum(moved, np.maximum(before, highest[network.regulators]))
             arms.outside.append(np.array([near.outside(x).mean() for x in capped]))
             if not arms.embedded:
-                arms.embedded.append(np.stack([reference[1][near.near(x[:_PATHS])].mean(1) for x in capped]))
+                arms.embedded.append(
+                    np.stack([ask.reference[1][near.near(x[:_PATHS])].mean(1) for x in capped])
+                )
 
 
 def _head(value: np.ndarray | float) -> np.ndarray | float:

@@ -1,14 +1,15 @@
 """The same lines of descent with and without an intervention, in the regulators and in every feature."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from mmopt._response import FLOOR, expit, log_odds
+from mmopt._response import FLOOR, expit
 from mmopt.dynamics import Circuit, follow
 from mmopt.grn.effects import Scene
+from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells
 from mmopt.tl._interventions import build
 from mmopt.tl._scene import Stage
@@ -68,41 +69,52 @@ def hold(planned: Sequence[Planned], stage: Stage, lines: Lines) -> Held:
     return Held(clamps, shifts)
 
 
-def regulators_along(stage: Stage, lines: Lines, held: Held, member: int, span: float) -> np.ndarray:
+def regulators_along(
+    network: Network, grid: np.ndarray, path: np.ndarray, held: Held, member: int, span: float,
+    order: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Levels of the regulators under the schedule, ``(n_grid, n_lines, p)``, by one member of the network.
 
-    ``span``: time from the first to the last time point of the course.
+    ``path``: their observed levels, of the same shape, not negative. ``span``: time from the first to the last time point of
+    the course. ``order``: gives every target the regulators of another one.
     """
-    network = stage.scene.network
     number = {int(column): i for i, column in enumerate(network.regulators)}
-    path = np.maximum(lines.level[:, :, network.regulators], 0)
-    weights = network.dense(member)[network.regulators]
+    weights = network.dense(member, order)[network.regulators]
     circuit = Circuit(weights, network.forms[member], TURNOVERS[member % len(TURNOVERS)] / span)
 
     def at(parts: list[dict], time: float) -> dict:
-        i = int(np.searchsorted(lines.grid, time + 1e-9 * span, side="right")) - 1
+        i = int(np.searchsorted(grid, time + 1e-9 * span, side="right")) - 1
         return {number[c]: v for c, v in parts[i].items() if c in number}
 
-    return follow(circuit, lines.grid, path, lambda t: at(held.clamps, t), lambda t: at(held.shifts, t))
+    return follow(circuit, grid, path, lambda t: at(held.clamps, t), lambda t: at(held.shifts, t))
 
 
-def features_along(
-    stage: Stage, lines: Lines, held: Held, regulators: np.ndarray, member: int, i: int
-) -> np.ndarray:
-    """Levels of every feature at the ``i``-th time of the grid, ``(n_lines, n_features)``."""
-    network, form = stage.scene.network, stage.scene.network.forms[member]
-    level = lines.level[i]
+def features_of(
+    network: Network,
+    cells: Cells,
+    regulators: np.ndarray,
+    clamps: Mapping[int, np.ndarray | float],
+    shifts: Mapping[int, np.ndarray],
+    member: int,
+    order: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of every feature of some cells whose regulators were moved, and where they were clipped; ``(n_cells, n_features)``.
+
+    ``regulators``: their levels now, ``(n_cells, p)``.
+    """
+    form, level = network.forms[member], cells.level
     before = np.maximum(level[:, network.regulators], 0)
-    push = (form(regulators[i]) - form(before)) @ network.dense(member).T
-    for column, shift in held.shifts[i].items():
+    push = (form(regulators) - form(before)) @ network.dense(member, order).T
+    for column, shift in shifts.items():
         push[:, column] += shift
-    odds = log_odds(level)
-    after = level + (expit(odds + push) - expit(odds)) / (1 - 2 * FLOOR)
-    after[:, network.regulators] = regulators[i]
-    after = np.clip(after, np.minimum(level, 0), np.maximum(level, stage.scene.cells.highest))
-    for column, value in held.clamps[i].items():
+    after = level + (expit(cells.odds + push) - cells.share) / (1 - 2 * FLOOR)
+    after[:, network.regulators] = regulators
+    clipped = (after < cells.floor - FLOOR) | (after > cells.ceiling)
+    after = np.clip(after, cells.floor, cells.ceiling)
+    for column, value in clamps.items():
         after[:, column] = value
-    return after
+        clipped[:, column] = False
+    return after, clipped
 
 
 class Reader:

@@ -12,7 +12,7 @@ from mmopt._checks import listed, nearest, obs_column
 from mmopt.grn.propagation import Cells
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey
 from mmopt.tl._interventions import OVEREXPRESS as FACTOR
-from mmopt.tl._scene import Stage, _members
+from mmopt.tl._scene import Stage, members_of
 
 WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
 _CELLS, _SEEN, _LEAST_SPREAD, _LEAST_GROUP = 60, 60, 0.05, 10
@@ -58,7 +58,7 @@ def place(mdata: MuData, stage: Stage, end: End, what: str, groupby: str | None)
             f"not {end!r:.60}"
         )
     try:
-        return Place(what, np.flatnonzero(_members(mdata, end)))
+        return Place(what, np.flatnonzero(members_of(mdata, end)))
     except (KeyError, ValueError) as error:
         raise type(error)(f"{what}: {error.args[0]}") from None
 

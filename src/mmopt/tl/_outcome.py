@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from mmopt import _keys
-from mmopt.dynamics import shrink
+from mmopt.dynamics import agreement, shrink
 from mmopt.tl._arms import Arms
 from mmopt.tl._scene import Stage
 
@@ -102,15 +102,18 @@ def _feature_table(
         mean = np.mean(
             [change[[k for k, g in enumerate(order) if g % n == m]].mean(0) for m in range(n)], axis=0
         )
+        kept = agreement(change) * mean
+        # what was taken back is not excluded either
         sd = np.sqrt(
             (ENSEMBLE * change.std(0, ddof=1)) ** 2
             + (TRANSFER * mean) ** 2
+            + (mean - kept) ** 2
             + (np.abs(change).max(0) > _SAME) * (TRANSFER * spread) ** 2
         )
         # what is held at one level is at that level
         held = (np.ptp(draws, axis=0) < _SAME) & (np.abs(change).max(0) > _SAME)
         spread = np.where(held, 0, np.sqrt(values["wild_type"][1] ** 2 + sd**2))
-        values["perturbed"] = (np.where(held, draws[0], values["wild_type"][0] + mean), spread)
+        values["perturbed"] = (np.where(held, draws[0], values["wild_type"][0] + kept), spread)
     n_grid, n_shown = len(grid), len(table)
     # only the log ratio of protein can be negative
     bottom = np.where(table["modality"] == stage.features.modalities.get("prot"), -np.inf, 0.0)

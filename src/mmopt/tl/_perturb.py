@@ -13,11 +13,13 @@ from mudata import MuData
 from mmopt import _keys
 from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
+from mmopt.dynamics import agreement
 from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
+from mmopt.tl._descent import NETWORK, TWIN, check_method, in_course, with_past
 from mmopt.tl._interventions import build, label, parse, refuse_unsound
 from mmopt.tl._reference import Shift, shift_cells
-from mmopt.tl._scene import Stage, set_stage
+from mmopt.tl._scene import Stage, members_of, set_stage
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
@@ -34,11 +36,13 @@ def perturb(
     model: "TriVI | None" = None,
     mode: str = "knockout",
     level: float | None = None,
+    method: str = NETWORK,
     groupby: str | None = None,
     cells: Sequence | None = None,
     n_steps: int | str | None = None,
     n_null: int = 20,
     regulons: str = _keys.REGULONS,
+    twin: str = _keys.TWIN,
     pseudotime_key: str | None = None,
     interval: str = "ensemble",
     perturbation_key: str = "perturbation",
@@ -64,6 +68,12 @@ def perturb(
     mode, level
         ``"knockout"``: 0. ``"knockdown"``: less ``level``, a share (0.5). ``"overexpress"``: ``level`` times the 99.9 %
         quantile (2). ``"block"``: closes a peak or blocks a surface protein. ``"set"``: to ``level``, counts per 10,000.
+    method
+        ``"network"``: every cell from where it is, for ``n_steps``. ``"twin"``: needs the result of :func:`mmopt.tl.twin`; the
+        features are held from the first time point on, the regulators run along lines of ancestors of each cell, and the cell
+        is read at its own time. Effects are then those of cells that grew up without the gene; the regulators of cells of the
+        first time point have had no time to change. What the members of the ensemble do not agree on is taken back, as in
+        :func:`mmopt.tl.simulate`. It is no better in general: the documentation shows both beside the truth.
     groupby
         Column of groups; effects are given for all cells and for each group.
     cells
@@ -73,8 +83,8 @@ def perturb(
         an effect travels is not known, and the intervals say so.
     n_null
         Networks with shuffled targets.
-    regulons
-        Slot of the network.
+    regulons, twin
+        Slots of the network and of the twin.
     pseudotime_key
         Column to say whether cells are moved forwards or backwards; ``dpt_pseudotime`` where there is one.
     interval
@@ -124,7 +134,7 @@ def perturb(
     Raises
     ------
     KeyError, TypeError, ValueError
-        No network, a feature that is unknown, ambiguous, not expressed or without outgoing edges, a mode or level that
+        No network or twin, a feature that is unknown, ambiguous, not expressed or without outgoing edges, a mode or level that
         makes no sense; the message says what to change.
 
     Notes
@@ -146,24 +156,34 @@ def perturb(
     if n_steps is not None and n_steps != "steady" and not (isinstance(n_steps, int) and n_steps > 0):
         raise ValueError(f"n_steps must be a positive integer, 'steady' or None, got {n_steps!r}")
     check_interval(interval, cells)
+    check_method(method, n_steps, interval)
     if copy:
         mdata = own_copy(mdata)
     conformal = interval == "conformal"
     if conformal:
         cells, labels = control_cells(mdata, perturbation_key, control)
+    lost: list[str] = []
+    if method == TWIN:
+        course, members, cells, lost = in_course(mdata, twin, members_of(mdata, cells))
     stage = set_stage(
         mdata, regulons=regulons, groupby=groupby, cells=cells, seed=random_state, apart=conformal
     )
+    if method == TWIN:
+        stage = with_past(stage, course, members, random_state)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
     detected = {i.column: stage.profiles.detected(i.column, stage.member) for i in interventions}
-    remarks = stage.remarks + refuse_unsound(
-        interventions,
-        stage.features,
-        stage.scene,
-        stage.links,
-        detected,
-        allow_extrapolation=allow_extrapolation,
-        on_missing=on_missing,
+    remarks = (
+        lost
+        + stage.remarks
+        + refuse_unsound(
+            interventions,
+            stage.features,
+            stage.scene,
+            stage.links,
+            detected,
+            allow_extrapolation=allow_extrapolation,
+            on_missing=on_missing,
+        )
     )
     key = _keys.perturbation_key(key_added or label(interventions))
     make = partial(_on_scene, interventions, stage, n_steps)
@@ -172,7 +192,9 @@ def perturb(
 
     draws, clipped = stage.scene.draws(clamp)
     spread = stage.spread
-    summary = summarise(draws, spread, list(clamp.clamps))
+    # along a past the members drift apart: what they do not agree on is taken back, as in a simulation
+    kept = 1.0 if method == NETWORK else agreement(draws)
+    summary = summarise(draws, spread, list(clamp.clamps), kept)
     extra: dict[str, Any] = {}
     if conformal:
         calibration = calibrate(
@@ -183,12 +205,12 @@ def perturb(
         remarks += remark
     null = stage.scene.null(clamp, n_null, rng)
     blocks = list(stage.features.blocks.values())
-    p, band = against_null(summary["delta"], null, spread, blocks, list(clamp.clamps))
+    p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))
     pseudotime = _pseudotime(mdata, pseudotime_key)
     shift = shift_cells(mdata, stage, make, model, random_state)
     outside = shift.outside()
     score = None if pseudotime is None else shift.along(pseudotime[stage.groups["all"]])
-    groups = _group_table(stage, clamp, summary["delta"], clipped, shift, outside, score, rng)
+    groups = _group_table(stage, clamp, summary["delta"], draws.mean(0), clipped, shift, outside, score, rng)
     for column, limit in (
         ("clip_fraction", "what was observed"),
         ("ood_fraction", "99 % of the unperturbed cells"),
@@ -208,8 +230,9 @@ def perturb(
             "perturbation": [i.name for i in interventions],
             "mode": [i.mode for i in interventions],
             "level": np.array([np.nan if i.level is None else i.level for i in interventions]),
+            "method": method,
             "groupby": groupby or "",
-            "n_steps": "member" if n_steps is None else str(n_steps),
+            "n_steps": "course" if method == TWIN else "member" if n_steps is None else str(n_steps),
             "n_null": n_null,
             "n_members": stage.scene.network.n_members,
             "n_cells": len(stage.chosen),
@@ -272,6 +295,7 @@ def _group_table(
     stage: Stage,
     clamp: Perturbation,
     delta: np.ndarray,
+    unshrunk: np.ndarray,
     clipped: np.ndarray,
     shift: Shift,
     outside: np.ndarray,
@@ -302,7 +326,7 @@ def _group_table(
             "group": list(stage.groups),
             "n_cells": [len(rows) for rows in stage.groups.values()],
             "shift_norm": norm,
-            "matched_p": _matched_p(stage, clamp, norm, rng),
+            "matched_p": _matched_p(stage, clamp, rms_of_effects(unshrunk, rna, clamp), rng),
             "clip_fraction": clipped,
             "ood_fraction": [float(outside[i].mean()) for i in inside],
             "perturbation_score": scores,

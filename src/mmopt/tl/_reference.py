@@ -73,7 +73,7 @@ def shift_cells(
     parts, rng = [], np.random.default_rng([seed, 13])
     for start in range(0, len(everyone), _BLOCK):
         rows = everyone[start : start + _BLOCK]
-        scene = Scene(stage.scene.network, stage.cells(rows), stage.scene.readout, np.zeros((1, len(rows))))
+        scene = stage.on(rows)
         perturbation = build(scene)
         members = range(min(_MEMBERS, scene.network.n_members))
         level = np.mean([scene.moved(perturbation, m)[0] for m in members], axis=0)

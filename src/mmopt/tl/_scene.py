@@ -1,6 +1,6 @@
 """The network and the cells that every perturbation of one call shares."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,10 @@ class Stage:
             self.scene.cells.highest,
         )
 
+    def on(self, rows: np.ndarray) -> Scene:
+        """Scene of other cells of the data, none of them averaged."""
+        return replace(self.scene, cells=self.cells(rows), averaging=np.zeros((1, len(rows))))
+
 
 def set_stage(
     mdata: MuData,
@@ -78,7 +82,7 @@ def set_stage(
         )
     slot = mdata.uns[regulons]
     features, profiles = read_profiles_of(mdata, slot)
-    member = _members(mdata, cells)
+    member = members_of(mdata, cells)
     groups, remarks = {ALL: np.flatnonzero(member)}, []
     if groupby is not None:
         labels = obs_column(mdata, groupby, features.modalities)
@@ -118,7 +122,7 @@ def set_stage(
     return Stage(scene, features, profiles, slot["links"], cognate, groups, chosen, member, k, remarks, pool)
 
 
-def _members(mdata: MuData, cells: object) -> np.ndarray:
+def members_of(mdata: MuData, cells: object) -> np.ndarray:
     if cells is None:
         return np.ones(mdata.n_obs, dtype=bool)
     given = np.asarray(cells)

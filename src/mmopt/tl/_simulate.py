@@ -13,7 +13,7 @@ from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._progress import progress
 from mmopt._random import derived
-from mmopt.tl._arms import Arms, reader_of, run_flows, run_member
+from mmopt.tl._arms import Arms, Question, reader_of, run_flows, run_member
 from mmopt.tl._interventions import refuse_unsound
 from mmopt.tl._members import fate_matrix, restore
 from mmopt.tl._outcome import tables, warned
@@ -162,12 +162,10 @@ def simulate(
     shown = _shown(features, stage, mdata)
     grid = schedule_grid(course.times, t0, end, planned, n_times)
     names, reader, reference = reader_of(course, stage, labels, random_state)
+    ask = Question(course, stage, begin, planned, grid, labels, names, reader, reference, shown, n_cells)
     arms = Arms([], [], {"wild_type": [], "perturbed": []}, [], [])
     for m in progress(range(len(members)), "simulate", len(members), progress_bar):
-        run_member(
-            arms, course, stage, members[m], m, len(members), begin, planned, grid, names, labels, reader, reference,
-            shown, n_cells, derived(random_state, 31, m),
-        )  # fmt: skip
+        run_member(arms, ask, members, m, derived(random_state, 31, m))
     flow_paths, flow_share, flow_out = run_flows(
         course, members, begin, grid, labels, names, n_cells, stochastic, random_state
     )
