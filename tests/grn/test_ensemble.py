@@ -92,6 +92,6 @@ def test_penalty_and_stability(problem):
         Problem(problem.level[rows], problem.activity[rows], problem.regulators, problem.sign)
         for rows in (slice(0, 200), slice(200, 400))
     ]
-    penalty, errors = cross_validated_penalty(halves)
+    penalty, errors, _ = cross_validated_penalty(halves)
     assert errors[penalty] == min(errors.values())
     np.testing.assert_allclose(sign_stability(np.array([[1, -1], [1, 1], [1, -1], [1, 0.0]])), [1, 0.75])

@@ -68,11 +68,31 @@ def test_the_penalty_chosen_is_the_one_that_predicts_the_other_fold():
     x, y, _ = problem(300, 5, 4, 4)
     folds = [(x[:150], y[:150]), (x[150:], y[150:])]
     relative = np.ones((4, 5))
-    penalty, errors = choose_penalty(folds, relative, grid=(0.01, 10.0))
+    penalty, errors, explained = choose_penalty(folds, relative, grid=(0.01, 10.0))
     assert penalty == 0.01
     assert errors[0.01] < errors[10.0] < 1.2
+    assert (explained > 0.8).all()
     noise = [(a, np.random.default_rng(i).standard_normal((150, 4))) for i, (a, _) in enumerate(folds)]
-    assert choose_penalty(noise, relative, grid=(0.01, 10.0))[0] == 10.0
+    penalty, errors, explained = choose_penalty(noise, relative, grid=(0.01, 10.0))
+    assert penalty == 10.0
+    assert (np.abs(explained) < 0.1).all()
+
+
+def test_what_is_explained_is_that_of_a_naive_loop():
+    x, y, _ = problem(90, 3, 2, 7)
+    x, y = x * [1, 5, 0.2], y + 4
+    folds = [(x[:40], y[:40]), (x[40:], y[40:])]
+    _, errors, explained = choose_penalty(folds, np.ones((2, 3)), grid=(0.1,))
+    error, around = np.zeros(2), np.zeros(2)
+    for (a, b), (c, d) in (folds, folds[::-1]):
+        spread_x, spread_y = a.std(0) + 1e-3, b.std(0) + 1e-3
+        z, t = (a - a.mean(0)) / spread_x, (b - b.mean(0)) / spread_y
+        w = np.linalg.solve(z.T @ z / len(z) + 0.1 * np.eye(3), z.T @ t / len(z))
+        held = (d - b.mean(0)) / spread_y
+        error += ((held - (c - a.mean(0)) / spread_x @ w) ** 2).mean(0) / 2
+        around += (held**2).mean(0) / 2
+    np.testing.assert_allclose(explained, 1 - error / around, rtol=1e-10)
+    assert errors[0.1] == pytest.approx(error.mean())
 
 
 @pytest.mark.parametrize("name", ["ridge", "pooling", "effects"])

@@ -185,3 +185,26 @@ def test_data_that_carry_no_network_are_refused(regulated):
     unmarked["prot"].var["highly_variable"] = False
     with pytest.raises(ValueError, match=r"'prot': var\['highly_variable'\] marks no feature.*`prot=False`"):
         mm.tl.regulons(unmarked, prior=prior)
+
+
+def test_a_network_that_predicts_nothing_says_so_and_so_does_what_is_computed_with_it(regulated, caplog):
+    mdata, prior = regulated
+    slot = mdata.uns["regulons"]
+    rna = (slot["features"]["modality"] == "rna").to_numpy()
+    share = (slot["features"].loc[rna, "held_out_r2"] > 0.3).mean()
+    assert slot["params"]["predictable"] == pytest.approx(share)
+    assert share > 0.3
+    rng, rna = np.random.default_rng(0), mdata["rna"].copy()
+    rna.X = np.stack(
+        [rng.permutation(column) for column in rna.X.toarray().T], 1
+    )  # genes know nothing of each other
+    noise = MuData({"rna": rna})
+    mm.tl.regulons(noise, prior=prior, n_boot=5)
+    assert "little in these counts to learn a network from" in caplog.text
+    assert noise.uns["regulons"]["params"]["predictable"] < 0.05
+    gene = prior["source"].iloc[0]
+    with pytest.warns(UserWarning, match="of the genes in held-out cells: effects are mostly noise"):
+        mm.tl.perturb(noise, gene)
+    caplog.clear()
+    mm.tl.screen(noise, [gene], progress_bar=False)
+    assert "of the genes in held-out cells: effects are mostly noise" in caplog.text

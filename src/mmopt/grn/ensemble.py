@@ -201,7 +201,7 @@ def bootstraps(
 
 def cross_validated_penalty(
     folds: Sequence[Problem], prior_strength: float = 100.0
-) -> tuple[float, dict[float, float]]:
+) -> tuple[float, dict[float, float], np.ndarray]:
     """Penalty that predicts best what regulators do in cells that were pooled apart; see :func:`choose_penalty`."""
     form = Form(2.0, 0.4)
     data = [

@@ -95,7 +95,7 @@ def choose_penalty(
     folds: Sequence[tuple[np.ndarray, np.ndarray]],
     relative: np.ndarray,
     grid: Sequence[float] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
-) -> tuple[float, dict[float, float]]:
+) -> tuple[float, dict[float, float], np.ndarray]:
     """Choose the penalty that predicts the other folds best.
 
     Parameters
@@ -109,10 +109,12 @@ def choose_penalty(
 
     Returns
     -------
-    penalty, errors
-        The best one, and the held-out mean squared error of each, targets in units of their variance.
+    penalty, errors, explained
+        The best one; the held-out mean squared error of each, targets in units of their variance; and the share of each
+        target's held-out variance that the best one explains, ``(n_targets,)``, below 0 where the mean is better.
     """
-    errors = dict.fromkeys(map(float, grid), 0.0)
+    squared = {float(alpha): np.zeros(len(relative)) for alpha in grid}
+    around_mean = np.zeros(len(relative))
     for held, (x_test, y_test) in enumerate(folds):
         rest = [fold for number, fold in enumerate(folds) if number != held]
         x_train, y_train = (np.vstack(parts) for parts in zip(*rest, strict=True))
@@ -121,10 +123,12 @@ def choose_penalty(
         y, y_scale = _scaled(y_train, even)
         gram, cross = x.T @ x / len(x), (x.T @ y / len(x)).T
         x_held, y_held = (x_test - x_train.mean(0)) / x_scale, (y_test - y_train.mean(0)) / y_scale
-        for alpha in errors:
-            error = y_held - x_held @ ridge(gram, cross, alpha * relative).T
-            errors[alpha] += float(np.mean(error**2)) / len(folds)
-    return min(errors, key=errors.get), errors
+        around_mean += (y_held**2).mean(0) / len(folds)
+        for alpha, error in squared.items():
+            error += ((y_held - x_held @ ridge(gram, cross, alpha * relative).T) ** 2).mean(0) / len(folds)
+    errors = {alpha: float(error.mean()) for alpha, error in squared.items()}
+    best = min(errors, key=errors.get)
+    return best, errors, 1 - squared[best] / np.maximum(around_mean, 1e-12)
 
 
 def _scaled(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

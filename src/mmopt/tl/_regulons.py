@@ -15,7 +15,7 @@ from mmopt.grn.evidence import labels
 from mmopt.grn.links import activity
 from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.scale import tops
-from mmopt.tl._evidence import edge_support, linked_peaks
+from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
 from mmopt.tl._features import Features, choose_features
 from mmopt.tl._profiles import read_profiles
 
@@ -97,7 +97,9 @@ def regulons(
     ``spectral_radius``
         Largest of the members, after it was kept below 0.95; ``members["spectral_radius"]`` has those before.
     ``members``, ``features``, ``params``, ``versions``
-        What :func:`mmopt.tl.perturb` needs.
+        What :func:`mmopt.tl.perturb` needs. ``features["held_out_r2"]``: share of each feature's variance that the regulators
+        predict in cells pooled apart; ``params["predictable"]``: share of the genes with more than 0.3. Below a tenth a
+        warning says so here, and another with every perturbation.
 
     Raises
     ------
@@ -175,7 +177,8 @@ def regulons(
         if all(among[rows].any() for rows in profiles.rows.values()):
             rows = query[among[query]]
             folds.append(problem(profiles.values(rows, n_neighbors, among), rows))
-    penalty, errors = cross_validated_penalty(folds, prior_strength)
+    penalty, errors, explained = cross_validated_penalty(folds, prior_strength)
+    predictable = float((explained[blocks["rna"]] > PREDICTED).mean())
     network, size, spread, radii = fit_network(
         whole, penalty, prior_strength=prior_strength, n_members=n_boot, seed=random_state
     )
@@ -184,6 +187,13 @@ def regulons(
             "no prior: %d regulators on the evidence of covariation alone; in simulations decoys then get effects as "
             "large as true regulators. Give `prior=`, e.g. decoupler's CollecTRI",
             len(columns),
+        )
+    if predictable < FEW_PREDICTED:
+        logger.warning(
+            "the regulators predict %.0f %% of the genes in cells pooled apart (held-out R2 above %.1f): there is little in "
+            "these counts to learn a network from, and what is computed with it will mostly be noise",
+            100 * predictable,
+            PREDICTED,
         )
     table = features.table
     occupied = whole.level[:, columns]
@@ -232,6 +242,7 @@ def regulons(
             top=top,
             bottom=bottom,
             highest=np.quantile(whole.level, 0.999, axis=0),
+            held_out_r2=explained,
         ),
         "params": {
             "modalities": dict(modalities),
@@ -243,6 +254,7 @@ def regulons(
             "cross_validation": pd.DataFrame({"penalty": list(errors), "error": list(errors.values())}),
             "window": float(window),
             "donor_key": donor_key or "",
+            "predictable": predictable,
             "n_prior_edges": int((sign[: len(features.names["rna"])] != 0).sum()),
             "random_state": random_state,
         },

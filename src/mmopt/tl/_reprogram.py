@@ -191,12 +191,13 @@ def reprogram(
     order = ranking["progress"] - penalty * ranking["n_factors"]
     ranking = ranking.loc[order.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
 
-    remarks = []
-    if start.rows is not None and end.rows is not None and np.array_equal(start.rows, end.rows):
+    remarks = list(stage.remarks)
+    same = start.rows is not None and end.rows is not None and np.array_equal(start.rows, end.rows)
+    if same:
         remarks.append("source and target are the same cells: there is nothing to reach")
         ranking["significant"] = False
     significant = bool(ranking["significant"].any())
-    if not significant and not remarks:
+    if not significant and not same:
         remarks.append(
             f"{end.name!r} is not reached: no set makes more progress than the best of a shuffled network "
             f"(smallest null_p {ranking['null_p'].min():.2g}); do not act on this ranking"

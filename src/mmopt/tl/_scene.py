@@ -11,7 +11,7 @@ from mmopt._response import Form
 from mmopt.grn.effects import Scene
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, Readout
-from mmopt.tl._evidence import cognates
+from mmopt.tl._evidence import FEW_PREDICTED, cognates
 from mmopt.tl._features import Features
 from mmopt.tl._profiles import Profiles, read_profiles_of
 
@@ -94,6 +94,11 @@ def set_stage(
         groups |= {str(g): np.flatnonzero(member & (labels == g).to_numpy()) for g in names}
         if small := [g for g, rows in groups.items() if len(rows) < _FEW]:
             remarks.append(f"fewer than {_FEW} cells in {', '.join(small)}")
+    predictable = float(slot["params"]["predictable"])
+    if predictable < FEW_PREDICTED:
+        remarks.append(
+            f"the network predicts {predictable:.0%} of the genes in held-out cells: effects are mostly noise"
+        )
     chosen, averaging = _representatives(groups, per_group, alone, np.random.default_rng([seed, 11]))
 
     table, stored = slot["features"], slot["members"]

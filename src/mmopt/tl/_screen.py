@@ -160,11 +160,13 @@ def screen(
         )
     if skipped:
         logger.warning("%d perturbations were refused, e.g. %s", len(skipped), skipped[0][1])
+    remarks = stage.remarks
     if conformal:
-        extra, remarks = calibration.report(min(counted))
+        extra, about_coverage = calibration.report(min(counted))
         extra["not_calibrated"] = extra.pop("skipped")
-        for remark in remarks:
-            logger.warning("%s", remark)
+        remarks = remarks + about_coverage
+    for remark in remarks:
+        logger.warning("%s", remark)
     table = _joined(frames)
     mdata.uns[key_added] = {
         "effects": table,

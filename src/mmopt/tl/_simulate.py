@@ -150,7 +150,7 @@ def simulate(
     remarks = list(begin.remarks)
     if planned:
         detected = {p.what.column: stage.profiles.detected(p.what.column, stage.member) for p in planned}
-        remarks += refuse_unsound(
+        remarks += stage.remarks + refuse_unsound(
             [p.what for p in planned],
             stage.features,
             stage.scene,
