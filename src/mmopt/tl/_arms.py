@@ -125,8 +125,8 @@ def _counterfactuals(arms: Arms, ask: Question, lines: Lines, held: Held, chosen
                 np.stack([(ask.reader(x) - w).mean(0) for x, w in zip(moved, wild, strict=True)])
             )
         levels = [
-            features_of(network, cells, x[:_READ], *what, g)[0]
-            for cells, x, *what in zip(few, moved, clamps, shifts, strict=True)
+            features_of(network, cells, x[:_READ], clamp, shift, g)[0]
+            for cells, x, clamp, shift in zip(few, moved, clamps, shifts, strict=True)
         ]
         arms.features["perturbed"].append(np.stack([ask.read(x, held.columns) for x in levels]))
         if g == chosen[0]:
