@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import lightning.pytorch as lightning
@@ -19,6 +20,12 @@ CODE = {
     for page in sorted(DOCS.glob("*.md"))
     if (blocks := re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S))
 }
+
+
+EXTRA = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "optional-dependencies"
+]["bridges"]
+OPTIONAL = {re.match(r"[\w-]+", requirement)[0].replace("-", "_") for requirement in EXTRA}
 
 
 @pytest.fixture
@@ -46,6 +53,8 @@ def briefly(monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", CODE)
 def test_the_code_of_a_page_runs_as_printed(page, briefly):
+    for package in OPTIONAL & set(re.findall(r"^(?:import|from) (\w+)", "\n".join(CODE[page]), re.M)):
+        pytest.importorskip(package, reason='pip install -e ".[bridges]"')
     names = {"__name__": page}
     for block in CODE[page]:
         exec(compile(block, f"{page}.md", "exec"), names)

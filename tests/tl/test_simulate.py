@@ -32,6 +32,10 @@ def test_the_wild_type_ends_as_it_was_measured(mdata):
     assert fate["flow"].sum() == pytest.approx(1)
     matrix = mdata.obsm["fate_s"]
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+    names, at_end = mdata.uns["s"]["fate_names"], (mdata.obs["time"] == 8).to_numpy()
+    columns = pd.DataFrame(matrix[at_end], columns=names).idxmax(axis=1)
+    assert (columns.to_numpy() == mdata.obs["cell_type"][at_end].astype(str)).all()
+    assert set(columns) < set(names), "some labels are not there any more"
     assert mdata.uns["s"]["effect"]["verdict"] == "none asked for"
 
 

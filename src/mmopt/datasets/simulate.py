@@ -203,7 +203,7 @@ def _check_numbers(
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     for name, value in (shares | {"batch_effect": batch_effect}).items():
         most = np.inf if name == "batch_effect" else 1
-        if not isinstance(value, Real) or not 0 <= value <= most or not np.isfinite(value):
+        if not isinstance(value, Real) or not 0 <= value <= most or not np.isfinite(float(value)):
             raise ValueError(
                 f"{name} must be a number "
                 + ("of at least 0" if most > 1 else "from 0 to 1")

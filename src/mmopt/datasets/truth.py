@@ -85,7 +85,8 @@ def truth_effect(
 
     depth = mdata.uns[SLOT]["depth"]
     clamped = [c.gene for c in clamps]
-    total, squares = {}, {}
+    total: dict[str, np.ndarray] = {}
+    squares: dict[str, np.ndarray] = {}
     membership = np.stack([np.isin(np.arange(len(cells)), rows) for rows in groups.values()]).astype(float)
     for start in range(0, len(cells), _BLOCK):
         block = cells[start : start + _BLOCK]

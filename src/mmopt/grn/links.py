@@ -109,7 +109,7 @@ def activity(links: pd.DataFrame, accessibility: np.ndarray, n_genes: int) -> tu
     """
     weights = np.zeros((accessibility.shape[1], n_genes))
     weights[links["peak"].to_numpy(int), links["gene"].to_numpy(int)] = links["weight"]
-    return accessibility @ weights, weights.any(0)
+    return accessibility @ weights, np.any(weights, axis=0)
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

@@ -60,11 +60,10 @@ _READ: WeakKeyDictionary[AnnDataManager, tuple[pd.Index, Mosaic]] = WeakKeyDicti
 def read(manager: AnnDataManager) -> Mosaic:
     """Return the registered data as arrays; they are read once, and again when cells came or went."""
     mdata = manager.adata
-    names, mosaic = _READ.get(manager, (None, None))
-    if names is None or not mdata.obs_names.equals(names):
-        mosaic = _read(manager)
-        _READ[manager] = mdata.obs_names.copy(), mosaic
-    return mosaic
+    known = _READ.get(manager)
+    if known is None or not mdata.obs_names.equals(known[0]):
+        known = _READ[manager] = mdata.obs_names.copy(), _read(manager)
+    return known[1]
 
 
 def _read(manager: AnnDataManager) -> Mosaic:
@@ -263,7 +262,7 @@ class MosaicSplitter(lightning.LightningDataModule):
             held_out = cell_positions(held_out, n_cells, "held_out")
         else:
             held_out = held_out_cells(mosaic.present, train_size, np.random.default_rng(derived(seed)))
-        self.val_idx = np.unique(held_out)
+        self.val_idx: np.ndarray = np.unique(held_out)
         self.train_idx = np.setdiff1d(np.arange(n_cells), self.val_idx)
         self.test_idx = np.array([], dtype=int)
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)

@@ -66,8 +66,9 @@ def frozen_loss(
             *_, out = functional_call(module, parameters, (tensors,), {"inference_kwargs": {"noise": noise}})
             for name, value in {**out.reconstruction_loss, **out.kl_local}.items():
                 key = name.removeprefix("nll_")
-                sums[key] = sums.get(key, 0) + value.sum() / len(indices)
-        return {"loss": sum(sums.values())} | sums
+                share = value.sum() / len(indices)
+                sums[key] = sums[key] + share if key in sums else share
+        return {"loss": sum(sums.values(), torch.zeros(()))} | sums
 
     return {name: p.detach().clone() for name, p in model.module.named_parameters()}, loss
 

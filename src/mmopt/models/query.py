@@ -165,15 +165,17 @@ class Queries:
 
     @classmethod
     def _reference(cls, reference: "str | os.PathLike | Self") -> Self:
-        if not isinstance(reference, cls):
-            if not isinstance(reference, str | os.PathLike):
-                raise TypeError(
-                    f"reference_model must be a TriVI or the file of one, not {type(reference).__name__}"
-                )
-            reference = cls.load(reference, accelerator="cpu")
-        if not reference.is_trained:
+        if isinstance(reference, cls):
+            model = reference
+        elif isinstance(reference, str | os.PathLike):
+            model = cls.load(reference, accelerator="cpu")
+        else:
+            raise TypeError(
+                f"reference_model must be a TriVI or the file of one, not {type(reference).__name__}"
+            )
+        if not model.is_trained:
             raise ValueError("the reference is not trained; call its `train()` first")
-        return reference
+        return model
 
 
 def _extended(reference: "Queries", manager: AnnDataManager, n_known: int) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What the decoders say of one modality for the cells of a minibatch, measured or not."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -136,7 +137,7 @@ class Readout:
         return self.module._decode(self.modality, z, batch)
 
     def _logits(self, z: Tensor, batch: Tensor, cells: Tensor) -> Tensor:
-        logits, strength = self._decode(z, batch), self.strength[cells]
+        logits, strength = cast(Tensor, self._decode(z, batch)), self.strength[cells]
         if bool((strength == 1).all()):
             return logits
         return strength * logits + (1 - strength) * getattr(self.module, f"log_profile_{self.modality}")

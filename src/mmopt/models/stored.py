@@ -33,7 +33,7 @@ class StoredRows:
         self._matrix, self.columns = matrix, columns
         self._sparse = isinstance(matrix, CSRDataset)
         self.shape = (matrix.shape[0], matrix.shape[1] if columns is None else len(columns))
-        self.indptr = None
+        self.indptr: np.ndarray | None = None
         if self._sparse:
             self._data, self._indices = matrix.group["data"], matrix.group["indices"]
             self.indptr = matrix.group["indptr"][:].astype(np.int64)
@@ -82,7 +82,7 @@ class StoredRows:
     def _spans(self) -> Iterator[tuple[int, int]]:
         start = 0
         while start < len(self):
-            if self._sparse:
+            if self.indptr is not None:
                 stop = int(np.searchsorted(self.indptr, self.indptr[start] + BLOCK, side="right")) - 1
             else:
                 stop = start + BLOCK // self._matrix.shape[1]

@@ -40,7 +40,9 @@ class WeightAverage:
 
     def __init__(self, parameters: Iterable[Tensor], power: float, every: int = EVERY):
         self.parameters, self.power, self.every = list(parameters), power, every
-        self.calls, self.averages, self.iterates = 0, [], []
+        self.calls = 0
+        self.averages: list[Tensor] = []
+        self.iterates: list[Tensor] = []
 
     @torch.no_grad()
     def update(self) -> None:

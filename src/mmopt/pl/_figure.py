@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,6 +19,7 @@ DIVERGING = "RdBu_r"
 MODALITY_COLORS = {"loss": "#000000", "rna": PALETTE[0], "atac": PALETTE[1], "prot": PALETTE[2], "kl": GREY}
 
 COLUMN = 3.5  # width of a journal column in inches, the width of a plot that is given no axes
+Drawn = TypeVar("Drawn", Axes, np.ndarray)
 _WITHOUT_WINDOW = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
 
 
@@ -78,9 +81,7 @@ def _restyle(ax: Axes) -> None:
         spine.set_visible(side not in ("top", "right"))
 
 
-def finish(
-    fig: Figure, ax: Axes | list[Axes], show: bool | None, return_fig: bool
-) -> Figure | Axes | list[Axes] | None:
+def finish(fig: Figure, ax: Drawn, show: bool | None, return_fig: bool) -> Drawn | Figure | None:
     """Hand a plot back the way scanpy does.
 
     ``return_fig`` gives the figure. Else ``show=True`` shows it and gives nothing, ``show=False`` gives the axes, and

@@ -110,7 +110,8 @@ def landscape(
     _check_kind(kind, key, slot, parts, ax)
     own = ax is None
     with style(ax) as scale:
-        ax = _axes(kind) if own else ax
+        if ax is None:
+            ax = _axes(kind)
         if kind == "line":
             _lines(ax, slot, parts, scale)
         else:

@@ -130,7 +130,8 @@ def _surface(
     weight = np.array([1 / size[t] for t in time])
     weight /= weight.sum()
     density, aged = (
-        _smoothed(np.histogram2d(*cells.T, bins=edges, weights=w)[0]) for w in (weight, weight * time)
+        _smoothed(np.histogram2d(cells[:, 0], cells[:, 1], bins=edges, weights=w)[0])
+        for w in (weight, weight * time)
     )
     potential = -np.log(density + 1e-12)
     # where there is next to no cell, the log of a density is noise: a plateau

@@ -74,7 +74,7 @@ def reprogram(
         size = (width, height + 0.6) if two else (width, 2.1 + height + 0.6)
         ratios = {"width_ratios": [1, 1.5]} if two else {"height_ratios": [2.1, height]}
         fig, axes = plt.subplots(
-            1 if two else 2, 2 if two else 1, figsize=size, layout="constrained", **ratios
+            1 if two else 2, 2 if two else 1, figsize=size, layout="constrained", gridspec_kw=ratios
         )
         _front(axes[0], pareto)
         _ranking(axes[1], top, pareto)

@@ -68,7 +68,7 @@ def trajectories(
     )
     with style(ax) as scale:
         own = ax is None
-        if own:
+        if ax is None:
             _, ax = plt.subplots(figsize=(1.3 * COLUMN, COLUMN), layout="constrained")
         order = np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(times)))
         dots = ax.scatter(

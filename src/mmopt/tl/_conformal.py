@@ -186,9 +186,9 @@ def calibrate(
     if not found:
         none = np.zeros((0, *np.shape(stage.scene.averaging @ stage.scene.cells.level)))
         return Calibration([], [], none, none, _table([], [], none, none, none, none), _skipped(skipped))
-    names, targets, n_cells, summaries, measured, noise = (list(v) for v in zip(*found, strict=True))
+    names, targets, n_cells, summaries, *parts = (list(v) for v in zip(*found, strict=True))
     delta, sd = (np.stack([s[v] for s in summaries]) for v in ("delta", "sd"))
-    measured, noise = np.stack(measured), np.stack(noise)
+    measured, noise = (np.stack(part) for part in parts)
     scores = np.abs(measured - delta) / np.sqrt(sd**2 + noise + _TINY)
     table = _table(names, n_cells, scores[:, 0], delta[:, 0], measured[:, 0], noise[:, 0])
     return Calibration(names, targets, scores, noise, table, _skipped(skipped))

@@ -54,7 +54,9 @@ def interpolated(level: np.ndarray, times: np.ndarray, grid: np.ndarray) -> Line
 
 def hold(planned: Sequence[Planned], stage: Stage, lines: Lines) -> Held:
     """Clamps and shifts of a schedule along the lines."""
-    scene, clamps, shifts = stage.scene, [], []
+    scene = stage.scene
+    clamps: list[dict[int, np.ndarray | float]] = []
+    shifts: list[dict[int, np.ndarray]] = []
     for i, time in enumerate(lines.grid):
         now = [p.what for p in planned if p.active(float(time), float(lines.grid[-1]))]
         if not now:

@@ -109,7 +109,7 @@ def evaluate_perturbation(
         )
     at = [cells["names"].index(p) for p in names]
     order = [guess["names"].index(p) for p in names]
-    prediction = {k: None if guess[k] is None else guess[k][order] for k in ("delta", "q05", "q95")}
+    prediction = {k: guess[k][order] for k in ("delta", "q05", "q95") if guess[k] is not None}
     hit = [p.split("+") for p in cells["names"]]
     keep = np.stack([~_of_gene(features, mdata.mod[name].var, h) for h in hit])
     known = np.isfinite(prediction["delta"])
@@ -124,7 +124,7 @@ def evaluate_perturbation(
         if not there.any():
             continue
         intervals = {}
-        if method == PREDICTION and prediction["q05"] is not None:
+        if method == PREDICTION and "q05" in prediction:
             intervals = {"low": np.nan_to_num(prediction["q05"]), "high": np.nan_to_num(prediction["q95"])}
         scores.append(_scored(method, names, delta, cells, at, keep_here, there, intervals))
     shuffled = []

@@ -87,7 +87,7 @@ def read_lineages(
 def fate_rows(course: Course, members: list[Member], traced: Traced, seed: int) -> pd.DataFrame:
     """Scores at each time point with traced cells, one row per prediction."""
     last = course.rows(len(course.times) - 1)
-    matrix, _ = fate_matrix(course, members, traced.labels)
+    matrix = fate_matrix(course, members, traced.labels, traced.names)
     _, hot = one_hot(traced.labels.iloc[last], traced.names)
     labelled = np.flatnonzero(hot.sum(1) > 0)
     ends, hot = course.states[last[labelled]], hot[labelled]

@@ -66,13 +66,13 @@ def restore(mdata: MuData, key: str) -> tuple[Course, list[Member]]:
     return course, members
 
 
-def fate_matrix(course: Course, members: list[Member], labels: pd.Series) -> tuple[np.ndarray, list[str]]:
-    """Probability of each cell's descendants to carry each label at the last time point, ``(n_obs, n_labels)``.
+def fate_matrix(course: Course, members: list[Member], labels: pd.Series, names: list[str]) -> np.ndarray:
+    """Probability of each cell's descendants to carry each of ``names`` at the last time point, ``(n_obs, n_names)``.
 
     Mean over the members; NaN for cells without a time.
     """
     last = course.rows(len(course.times) - 1)
-    names, hot = one_hot(labels.iloc[last])
+    hot = one_hot(labels.iloc[last], names)[1]
     total = np.zeros((len(course.point), len(names)))
     for member in members:
         now = hot
@@ -84,7 +84,7 @@ def fate_matrix(course: Course, members: list[Member], labels: pd.Series) -> tup
             total[course.rows(t)] += now
     total /= len(members)
     total[course.point < 0] = np.nan
-    return total, names
+    return total
 
 
 def one_hot(labels: pd.Series, names: list[str] | None = None) -> tuple[list[str], np.ndarray]:

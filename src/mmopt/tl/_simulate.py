@@ -202,8 +202,7 @@ def simulate(
         "versions": versions(),
     }
     if labels is not None:
-        matrix, _ = fate_matrix(course, members, labels)
-        mdata.obsm[_keys.fate_slot(key_added)] = matrix
+        mdata.obsm[_keys.fate_slot(key_added)] = fate_matrix(course, members, labels, names)
     return mdata if copy else None
 
 

@@ -63,7 +63,7 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
         raise ValueError(
             f"start: {course.times[t]:g} is the last time point, so there is nothing left to simulate"
         )
-    remarks = []
+    remarks: list[str] = []
     if states is not None:
         mass, remarks = _from_states(np.asarray(states, dtype=float), course, t)
         return Start(t, mass, False, "states", remarks)
