@@ -130,3 +130,37 @@ def traced(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         f"The twin's interval excludes no gain over the measured shares in {len(twin) - len(none)} of {len(twin)} cases; not: "
         f"{said or 'none'}.\n"
     )
+
+
+WINDOWS = {"pulse": "first third, then off", "late": "from the first third on", "whole": "whole course"}
+
+
+def schedules(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Mean total variation of each window and kind of intervention, where no change is nearer, and the direction."""
+    rows, lost = [], []
+    for (window, mode), part in runs.groupby(["window", "mode"], sort=False):
+        ours, none, measured = (part[c].mean() for c in ("tv", "tv_no_change", "tv_no_change_as_measured"))
+        rows.append(
+            {
+                "held": WINDOWS[window],
+                "intervention": MODES[mode],
+                "twin": f"{ours:.3f}",
+                "none, true": f"{none:.3f}",
+                "measured": f"{measured:.3f}",
+                "nearer": f"{int((part['tv'] < part['tv_no_change']).sum())} of {len(part)}",
+                "coverage": f"{part['coverage'].mean():.2f}",
+                "width": f"{part['width'].mean():.2f}",
+            }
+        )
+        for network, here in part.groupby("network", sort=False):
+            ours, none = here["tv"].mean(), here["tv_no_change"].mean()
+            if ours >= none:
+                lost.append(f"`{network}`, {MODES[mode]}, {WINDOWS[window]} ({ours:.3f} against {none:.3f})")
+    n, right, wrong = (int(runs[c].sum()) for c in ("n_apart", "right", "wrong"))
+    pulses = runs[runs["window"] == "pulse"]
+    return pd.DataFrame(rows), (
+        f"Farther from the truth than no change with the true shares: {'; '.join(lost) or 'nowhere'}. Told that the gene is held "
+        f"for good, the twin is {pulses['tv_of_whole'].mean():.3f} from the truth of the pulses, told of the pulses "
+        f"{pulses['tv'].mean():.3f}. Of {n} shares that a pulse truly leaves more than 0.05 apart from a clamp that lasts, it "
+        f"gives the direction for {right}, the opposite for {wrong}, and none for the others.\n"
+    )

@@ -141,6 +141,18 @@ def test_the_page_of_the_twin_says_where_no_change_is_nearer(made):
         assert (f"({ours:.3f} against {none:.3f})" in told) == (ours >= none)
 
 
+def test_the_page_of_the_twin_says_which_schedules_it_misses(made):
+    runs = pd.read_csv(DOCS.parent / "benchmarks" / "twin" / "schedules.csv")
+    text = (made / "include" / "twin_schedules.md").read_text(encoding="utf-8")
+    rows, told = text.split("Farther from the truth than no change")
+    for _, part in runs.groupby(["window", "mode"]):
+        assert f"| {part['tv'].mean():.3f} | {part['tv_no_change'].mean():.3f} |" in rows
+    for (_, _, network), part in runs.groupby(["window", "mode", "network"]):
+        ours, none = part["tv"].mean(), part["tv_no_change"].mean()
+        assert (f"({ours:.3f} against {none:.3f})" in told) == (ours >= none), network
+    assert f"direction for {runs['right'].sum():.0f}, the opposite for {runs['wrong'].sum():.0f}" in told
+
+
 def test_the_page_of_the_twin_has_every_held_out_score(made):
     scores = pd.read_csv(DOCS.parent / "benchmarks" / "twin" / "held_out.csv")
     text = (made / "include" / "twin_held_out.md").read_text(encoding="utf-8")
