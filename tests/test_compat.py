@@ -2,14 +2,17 @@ import logging
 import subprocess
 import sys
 import warnings
+from io import BytesIO
 
 import anndata
+import matplotlib
 import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from mmopt._compat import layer_names, override_pull_on_update, own_copy, versions
+from mmopt._compat import layer_names, override_pull_on_update, own_copy, rasterize, versions
 
 
 def pull_on_update():
@@ -49,6 +52,19 @@ def test_layer_names_leave_x_out():
     adata = modality()
     adata.layers["counts"] = adata.X
     assert layer_names(adata) == ["counts"]
+
+
+def test_what_can_be_rasterized_is_and_contours_never_warn():
+    figure = Figure()
+    ax = figure.add_subplot()
+    points, bands = ax.scatter([0, 1], [0, 1]), ax.contourf([[0, 1], [1, 2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rasterize(points)
+        rasterize(bands)
+        figure.savefig(BytesIO(), format="svg")
+    new_enough = tuple(map(int, matplotlib.__version__.split(".")[:2])) >= (3, 11)
+    assert (points.get_rasterized(), bool(bands.get_rasterized())) == (True, new_enough)
 
 
 def test_versions_are_read_without_imports():

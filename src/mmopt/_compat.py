@@ -1,4 +1,7 @@
-"""What differs between the supported stacks (mudata 0.3 and 0.4, anndata 0.12 and 0.13), hidden in one place."""
+"""What differs between the supported stacks, hidden in one place.
+
+mudata 0.3 and 0.4, anndata 0.12 and 0.13, matplotlib 3.10 and 3.11.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from matplotlib.artist import Artist
     from mudata import MuData
 
 RECORDED = ("mmopt", "torch", "scvi-tools", "scanpy", "mudata", "anndata", "numpy", "pandas")
@@ -53,6 +57,12 @@ def own_copy(mdata: MuData) -> MuData:
 def layer_names(adata: AnnData) -> list[str]:
     """Names of the layers; anndata 0.13 also iterates over ``None``, which is ``X``."""
     return [name for name in adata.layers if name is not None]
+
+
+def rasterize(artist: Artist) -> None:
+    """Draw as pixels in vector graphics; contours stay vectors before matplotlib 3.11, which cannot rasterize them."""
+    if getattr(artist.draw, "_supports_rasterization", False):
+        artist.set_rasterized(True)
 
 
 def versions() -> dict[str, str]:

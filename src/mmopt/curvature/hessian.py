@@ -179,6 +179,7 @@ def top_eigenvalues(
     start = rng.standard_normal(hessian.size)
     # scipy >= 1.17 draws new starting vectors from fresh entropy where the Krylov space ends early
     seeded = {"rng": rng} if "rng" in inspect.signature(eigsh).parameters else {}
+    zero = "the Hessian is zero: the loss is linear around these parameters"
     ticks = progress(count(), "Hessian-vector products", show=show_progress)
 
     def product(vector: np.ndarray) -> np.ndarray:
@@ -203,7 +204,9 @@ def top_eigenvalues(
     except ArpackError as error:
         if shift or (hessian @ start).any():
             raise
-        raise ValueError("the Hessian is zero: the loss is linear around these parameters") from error
+        raise ValueError(zero) from error
+    if not (shift or found.any() or (hessian @ start).any()):  # older scipy returns any vectors
+        raise ValueError(zero)
     order = np.argsort(-found)
     eigenvalues, vectors = found[order] + shift, vectors[:, order]
     residuals = [

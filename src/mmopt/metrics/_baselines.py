@@ -93,7 +93,7 @@ def ridge_imputation(
 
     Examples
     --------
-    >>> ridge_imputation([[0.0], [1.0], [2.0]], [[1.0], [3.0], [5.0]], [[3.0]], alphas=[1e-9]).round(6)
+    >>> ridge_imputation([[0.0], [1.0], [2.0]], [[1.0], [3.0], [5.0]], [[3.0]], alphas=[1e-9]).round(3)
     array([[7.]])
     """
     train_x, train_y, test_x = _checked(train_x, train_y, test_x)

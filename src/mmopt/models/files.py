@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 from scvi.model._utils import parse_device_args
+from torch import Tensor
 
 from mmopt._compat import versions
 from mmopt.models import persistence
@@ -69,6 +70,7 @@ class Files:
         tensors, header = persistence.read(path)
         try:
             model = cls(registry=_registry(header["registry"]), **header["arguments"])
+            _check_shapes(tensors, model.module.state_dict())
             model.module.load_state_dict(tensors)
             model._restore(header)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
@@ -104,6 +106,14 @@ class Files:
 
 def _plain(indices: np.ndarray | None) -> list[int] | None:
     return None if indices is None else np.asarray(indices).tolist()
+
+
+def _check_shapes(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name in found.keys() & expected.keys():  # torch takes the first of a vector for a scalar
+        if found[name].shape != expected[name].shape:
+            raise ValueError(
+                f"{name} has shape {(*found[name].shape,)} instead of {(*expected[name].shape,)}"
+            )
 
 
 def _check_types(found: dict[str, Any], **expected: Any) -> None:

@@ -32,6 +32,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from mudata import MuData
 
+from mmopt._compat import rasterize
 from mmopt._keys import LANDSCAPE
 from mmopt.pl._figure import COLUMN, GREY, MODALITY_COLORS, SEQUENTIAL, finish, style
 from mmopt.pl._slots import read
@@ -254,9 +255,9 @@ def _contour(ax: Axes, slot: Mapping[str, Any], relief: _Relief, scale: float) -
     grid = _fine(slot, relief.heights)
     ax.set_facecolor("0.8")  # where the loss is not finite
     fills = relief.norm.inverse(np.linspace(0, 1, 121))
-    ax.contourf(*grid, fills, norm=relief.norm, cmap=SEQUENTIAL, extend="both").set(
-        edgecolor="face", rasterized=True
-    )
+    bands = ax.contourf(*grid, fills, norm=relief.norm, cmap=SEQUENTIAL, extend="both")
+    bands.set_edgecolor("face")
+    rasterize(bands)
     if len(relief.levels):
         thin = {"colors": "white", "alpha": 0.8, "linewidths": 0.5 * scale}
         lines = ax.contour(*grid, relief.level_heights, **thin)
