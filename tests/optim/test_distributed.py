@@ -35,6 +35,8 @@ def train(rank, file, results, wrap, scope):
         optimizer.step()
         rates += [rate.item() for rate in optimizer.base_rates()] if isinstance(optimizer, ASGDAdam) else []
     results.put((rates, torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()))
+    results.close()
+    results.join_thread()  # before anything is torn down: torch 2.6 sometimes hangs there
     dist.destroy_process_group()
 
 
@@ -51,7 +53,8 @@ def in_two_processes(file, wrap, scope):
         process.start()
     both = [results.get(timeout=180) for _ in processes]
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=10)
+        process.kill()
     return both
 
 
