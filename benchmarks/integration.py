@@ -25,11 +25,11 @@ Coordinates in which distance is that of the decoded profiles (the average Fishe
 seeds on five sets): against plain z, overall +0.004 +- 0.003 at p = 1/4, -0.006 +- 0.004 at 1/2, and worse label transfer by
 neighbours in both (-0.003 and -0.009); whitened z -0.036 +- 0.011.
 Averaging draws of the posterior instead of decoding its mean (4, 16, 64) changed imputation by less than 0.005 from 16 on.
-A classifier of the batch behind a reversed gradient on z (64 hidden units, inside the one optimizer, ramped up with the KL
-weight; 2026-11-24, seeds 0 and 1, batches weighted alike). At a strength of 10 it mixed more (mosaic iLISI .03 to .11) at
-an unchanged held-out bound, overall .672 to .678 on mosaic, .675 to .672 on multiome_A, .777 to .778 on cite_A; but label
-transfer by neighbours fell on mosaic (.955 to .940), where the two assays do not hold the same cells; strengths of 5 and 20 were
-no better there (.668, .673). Nothing beyond the noise of the seeds for a risk of mixing what differs.
+A classifier of the batch behind a reversed gradient on z (reversed_gradient.py: 64 hidden units, inside the one optimizer,
+ramped up with the KL weight, batches weighted alike; 2026-11-24, seeds 0 and 1). At a strength of 10 it mixed more (mosaic iLISI
+.03 to .11) at a held-out bound within 0.1 %, overall .672 to .678 on mosaic, .665 to .672 on multiome_A, .777 to .778 on cite_A; but
+label transfer by neighbours fell on mosaic (.955 to .940), where the two assays do not hold the same cells; strengths of 5 and 20
+were no better there (.668, .673). Nothing beyond the noise of the seeds for a risk of mixing what differs.
 """
 TABLES = {
     "Embedding: overall": ("embed", "overall"),

@@ -6,6 +6,7 @@
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -136,14 +137,19 @@ def run(name: str) -> pd.DataFrame:
     )
 
 
-if __name__ == "__main__":
+def collect(run: Callable[[str], pd.DataFrame], show: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Run the networks that the command line names, append to the file it names, and print what is shown of each."""
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     for name in sys.argv[2:] or NETWORKS:
+        begin = time.process_time()
         found = run(name)
         old = pd.read_csv(out) if out.exists() else pd.DataFrame()
         pd.concat([old, found]).round(4).to_csv(out, index=False)
-        means = found.groupby("mode")[
-            ["tv", "tv_no_change", "tv_wild_type", "largest_wild_type", "moved", "coverage", "width"]
-        ].mean()
-        print(name, means.round(3).to_string(), flush=True)
+        spent = time.process_time() - begin
+        print(f"{name}, {spent:.0f} s of CPU time\n{show(found).round(3).to_string()}", flush=True)
+
+
+if __name__ == "__main__":
+    shown = ["tv", "tv_no_change", "tv_wild_type", "largest_wild_type", "moved", "coverage", "width"]
+    collect(run, lambda found: found.groupby("mode")[shown].mean())

@@ -4,14 +4,9 @@
 time point (``end``) and in all cells, each at its own time (``all``).
 """
 
-import sys
-import time
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
-from fates import NETWORKS, TIMES, course, embedded
+from fates import TIMES, collect, course, embedded
 
 import mmopt as mm
 
@@ -98,16 +93,5 @@ def run(name: str, most: int = MOST) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    out = Path(sys.argv[1])
-    for name in sys.argv[2:] or NETWORKS:
-        begin = time.process_time()
-        found = run(name)
-        old = pd.read_csv(out) if out.exists() else pd.DataFrame()
-        pd.concat([old, found]).round(4).to_csv(out, index=False)
-        means = found.groupby(["cells", "method", "mode", "modality"])[
-            ["r", "mae", "mae_no_change", "coverage", "coverage_changed", "width"]
-        ].mean()
-        print(
-            name, f"{time.process_time() - begin:.0f} s of CPU time\n", means.round(3).to_string(), flush=True
-        )
+    shown = ["r", "mae", "mae_no_change", "coverage", "coverage_changed", "width"]
+    collect(run, lambda found: found.groupby(["cells", "method", "mode", "modality"])[shown].mean())

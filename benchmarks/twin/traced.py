@@ -4,12 +4,8 @@
 that end in none are left out.
 """
 
-import sys
-import warnings
-from pathlib import Path
-
 import pandas as pd
-from fates import NETWORKS, course, embedded
+from fates import collect, course, embedded
 
 import mmopt as mm
 
@@ -28,10 +24,4 @@ def run(name: str) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    out = Path(sys.argv[1])
-    for name in sys.argv[2:] or NETWORKS:
-        old = pd.read_csv(out) if out.exists() else pd.DataFrame()
-        found = run(name)
-        pd.concat([old, found]).round(4).to_csv(out, index=False)
-        print(name, found.pivot_table("accuracy", "prediction", "time").round(3).to_string(), flush=True)
+    collect(run, lambda found: found.pivot_table("accuracy", "prediction", "time"))

@@ -70,7 +70,6 @@ def resumable(path: Path | None, description: str) -> str | None:
         TypeError,
         ValueError,
         OSError,
-        NotImplementedError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:

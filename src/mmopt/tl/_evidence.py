@@ -10,7 +10,8 @@ from mmopt.grn.links import link_peaks, positions
 from mmopt.tl._features import Features
 
 # Genes above this held-out R2: a quarter to three quarters of them in simulated and real mixtures of cell types, 4 and 8 % in
-# cells of one type (a line, CD4 T cells at rest); in the line, where knock-outs were measured, predicted directions were wrong
+# cells of one type (a line, CD4 T cells at rest); in the line, where knock-outs were measured, predicted directions were
+# wrong (benchmarks/perturbation/predictable.py)
 PREDICTED, FEW_PREDICTED = 0.3, 0.1
 
 
