@@ -29,7 +29,7 @@ A classifier of the batch behind a reversed gradient on z (reversed_gradient.py:
 ramped up with the KL weight, batches weighted alike; 2026-11-24, seeds 0 and 1). At a strength of 10 it mixed more (mosaic iLISI
 .03 to .11) at a held-out bound within 0.1 %, overall .672 to .678 on mosaic, .665 to .672 on multiome_A, .777 to .778 on cite_A; but
 label transfer by neighbours fell on mosaic (.955 to .940), where the two assays do not hold the same cells; strengths of 5 and 20
-were no better there (.668, .673). Nothing beyond the noise of the seeds for a risk of mixing what differs.
+were no better there (.668, .673; at 5 cite_A had .790). Nothing beyond the noise of the seeds for a risk of mixing what differs.
 """
 TABLES = {
     "Embedding: overall": ("embed", "overall"),
