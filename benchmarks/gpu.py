@@ -98,7 +98,7 @@ def least_bytes(model: TriVI, batch_size: int) -> float:
     dense = batch_size * (
         2 * sizes["rna"] + 4 * sizes["prot"] + sizes["atac"] // module.decoders["atac"].one_in
     )
-    return 4 * (8 * parameters + stored * (2 + 4 * atac.weight.shape[1]) + 3 * dense)
+    return 4 * (8 * parameters + stored * (2 + 4 * (module.n_components or atac.weight.shape[1])) + 3 * dense)
 
 
 def main() -> None:

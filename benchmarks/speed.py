@@ -128,6 +128,7 @@ def parts(mdata: MuData, steps: int = 40) -> dict[str, float]:
     TriVI.setup_mudata(mdata, batch_key="batch")
     model = TriVI(mdata)
     module = model.module.train()
+    module.keep_projections(mdata["atac"].n_obs)
     splitter = MosaicSplitter(model.adata_manager, batch_size=OPTIONS["batch_size"])
     optimizer = optim.creator("asgdadam", lr=1e-3)(list(module.parameters()))
     spent: dict[str, list[float]] = defaultdict(list)
@@ -158,7 +159,8 @@ def parts(mdata: MuData, steps: int = 40) -> dict[str, float]:
             one_hot = torch.eye(2)[batch["batch"]]
             for m in module.modalities:  # each alone, forward and backward
                 with timed(f"of these: {m} encoder"):
-                    sum(t.sum() for t in module.encoders[m](batch[m])).backward()
+                    beside = (batch["atac_at"],) if m == "atac" else ()
+                    sum(t.sum() for t in module.encoders[m](batch[m], *beside)).backward()
                 with timed(f"of these: {m} decoder and likelihood"):
                     decoder = module.decoders[m]
                     state = decoder.lean(z.requires_grad_(), one_hot)
@@ -181,10 +183,9 @@ def operations(mdata: MuData, n_hidden: int = 128, rank: int = 32) -> float:
     """Multiply-adds of the matrix products of a step, forward and backward, as GFLOP."""
     model = TriVI(mdata)
     n, one_in = OPTIONS["batch_size"], model.module.decoders["atac"].one_in
-    width = model.module.encoders["atac"].weight.shape[1]
     dense = 2 * mdata["rna"].n_vars * n_hidden + 3 * mdata["rna"].n_vars * n_hidden
     dense += 5 * mdata["prot"].n_vars * n_hidden + 3 * rank * mdata["atac"].n_vars // one_in
-    stored = DENSITIES["atac"] * mdata["atac"].n_vars * (2 * width + rank)
+    stored = DENSITIES["atac"] * mdata["atac"].n_vars * 2 * rank
     return 2e-9 * n * (dense + stored)
 
 

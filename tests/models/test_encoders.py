@@ -1,12 +1,26 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
 
-from mmopt.models import statistics
-from mmopt.models.encoders import CLIP, LOG_VARIANCE_RANGE, AtacEncoder, ProteinEncoder, RnaEncoder
+from mmopt.models import components, statistics
+from mmopt.models.encoders import (
+    CLIP,
+    LOG_VARIANCE_RANGE,
+    AtacEncoder,
+    ProjectedAtacEncoder,
+    ProteinEncoder,
+    RnaEncoder,
+)
 
-ENCODERS = {"rna": RnaEncoder, "atac": AtacEncoder, "prot": ProteinEncoder}
+ENCODERS = {
+    "rna": RnaEncoder,
+    "atac": AtacEncoder,
+    "projected": partial(ProjectedAtacEncoder, n_components=4),
+    "prot": ProteinEncoder,
+}
 
 
 def counts(n=12, p=9, seed=0):
@@ -25,12 +39,14 @@ def encoder(modality, x, dropout_rate=0.0, **kwargs):
     found = (
         statistics.protein(x, np.zeros(x.shape[0], int), np.ones((1, x.shape[1]), bool))
         if modality == "prot"
-        else getattr(statistics, modality)(x)
+        else getattr(statistics, modality.replace("projected", "atac"))(x)
     )
+    if modality == "projected":
+        made.components.copy_(torch.as_tensor(components.leading(x, found, 4)))
     for name in ("mean", "scale", "idf"):
         if name in found:
             getattr(made, name).copy_(torch.as_tensor(found[name]))
-    if modality == "atac":
+    if "idf" in found:
         made.centre()
     return made.eval()
 
@@ -80,13 +96,12 @@ class TestAtac:
         """The same encoder, computed on the standardised dense matrix with no bias."""
         standardised = (tf_idf(x, made.idf.numpy()) - made.mean.numpy()) / made.scale.numpy()
         hidden = torch.as_tensor(np.minimum(standardised, CLIP), dtype=torch.float32) @ made.weight
-        return standardised, made.trunk(made.widen(hidden))
+        return standardised, made.trunk(hidden)
 
-    @pytest.mark.parametrize("rank", [None, 2])
-    def test_equals_the_dense_computation(self, to_csr, rank):
+    def test_equals_the_dense_computation(self, to_csr):
         x = counts(40)
-        made = encoder("atac", x, rank=rank)
-        assert made.weight.shape == (9, rank or 16)
+        made = encoder("atac", x)
+        assert made.weight.shape == (9, 16)
         np.testing.assert_allclose(made.idf, np.log1p(40 / np.maximum((x > 0).sum(0), 1)), rtol=1e-6)
         _, expected = self.dense(made, x)
         for one, other in zip(made(to_csr(x)), expected, strict=True):
@@ -140,6 +155,63 @@ class TestAtac:
         assert drawn.std(0)[0].min() > 0
         error = drawn.std(0) / 400**0.5
         assert ((drawn.mean(0) - hidden[0]).abs() <= 5 * error + 1e-4).all()
+
+
+class TestProjected:
+    def dense(self, made, x):
+        standardised = (tf_idf(x, made.idf.numpy()) - made.mean.numpy()) / made.scale.numpy()
+        return np.minimum(standardised, CLIP) @ made.components.numpy()
+
+    def test_equals_the_dense_computation(self, to_csr):
+        x = counts(40)
+        made = encoder("projected", x)
+        projected = self.dense(made, x)
+        np.testing.assert_allclose(made.project(to_csr(x)), projected, rtol=1e-4, atol=1e-5)
+        expected = made.trunk(made.first(torch.as_tensor(projected, dtype=torch.float32)))
+        for one, other in zip(made(to_csr(x)), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+    def test_components_are_those_of_the_standardised_data(self):
+        x = counts(40)
+        made = encoder("projected", x)
+        values = tf_idf(x, made.idf.numpy()) / made.scale.numpy()
+        right = np.linalg.svd(values, full_matrices=False)[2]
+        found = made.components.numpy().astype(np.float64)
+        lengths = np.linalg.norm(found, axis=0)
+        np.testing.assert_allclose(lengths, lengths[0], rtol=1e-4)  # one scale for all
+        np.testing.assert_allclose(np.abs(right[:4] @ (found / lengths)), np.eye(4), atol=2e-3)
+        np.testing.assert_allclose(self.dense(made, x).var(0).mean(), 1, rtol=1e-3)
+
+    def test_few_cells_have_few_components_and_none_have_none(self):
+        x = sp.csr_matrix(counts()[:3])
+        assert components.leading(x, statistics.atac(x), 4).shape == (9, 2)
+        assert components.leading(x[:1], statistics.atac(x), 4).shape == (9, 0)
+
+    def test_a_sample_of_many_cells_lies_over_all_of_them(self):
+        cells = components._sample(100_000)
+        assert len(cells) == components.CELLS == len(set(cells))
+        assert cells[0] == 0 and cells[-1] == 99_999
+        near_the_limit = components._sample(components.CELLS + 1)
+        assert len(set(near_the_limit)) == components.CELLS and near_the_limit.max() == components.CELLS
+
+    def test_what_is_kept_is_what_would_be_computed(self, to_csr):
+        x = counts(40)
+        made = encoder("projected", x)
+        made.keep(40)
+        at, other = torch.arange(3, 20), torch.arange(10, 30)
+        for rows in (at, other, at):
+            for one, expected in zip(made(to_csr(x[rows]), rows), made(to_csr(x[rows])), strict=True):
+                torch.testing.assert_close(one, expected)
+        made.normalise = None  # nothing is computed any more
+        made(to_csr(x[at]), at)
+        made.forget()
+        with pytest.raises(TypeError):
+            made(to_csr(x[at]), at)
+
+    def test_the_components_are_not_learned(self, to_csr):
+        x = counts()
+        made = encoder("projected", x)
+        assert {name.split(".")[0] for name, _ in made.named_parameters()} == {"first", "trunk"}
 
 
 @pytest.mark.parametrize("modality", ENCODERS)

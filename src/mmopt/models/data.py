@@ -100,14 +100,16 @@ class MosaicDataset(Dataset):
         self.held: Mosaic | None = None
         self.resident: dict[str, ResidentRows] = {}
         self.held_cells: np.ndarray | None = None
+        self.numbered = False  # whether to say which rows of the data the peaks of a minibatch are
 
     def __len__(self) -> int:
         return len(self.mosaic.batch)
 
     def __getitem__(self, cells: np.ndarray | tuple[np.ndarray, np.ndarray]) -> dict[str, Tensor]:
-        mosaic = self.mosaic
+        mosaic, of_data = self.mosaic, cells
         if isinstance(cells, tuple):
             held_cells, cells = cells
+            of_data = held_cells[cells]
             if held_cells is not self.held_cells:
                 self.held = None  # before the next is read
                 self.held, self.held_cells = mosaic.subset(held_cells), held_cells
@@ -118,6 +120,8 @@ class MosaicDataset(Dataset):
             out[f"{m}_rows"] = torch.from_numpy(place)
             wanted = rows[cells[place]]
             out[m] = self.resident[m][wanted] if self.resident else Csr.of(mosaic.counts[m][wanted])
+            if self.numbered and m == "atac":
+                out["atac_at"] = torch.from_numpy(self.mosaic.rows[m][of_data[place]])
         return out
 
 
@@ -270,6 +274,12 @@ class MosaicSplitter(lightning.LightningDataModule):
             raise ValueError("no cell is left to train on; hold out fewer")
         self._resident: dict[str, ResidentRows] = {}
 
+    @property
+    def n_atac(self) -> int:
+        """Rows of peaks in the data."""
+        counts = read(self.manager).counts
+        return counts["atac"].shape[0] if "atac" in counts else 0
+
     def reside(self, device: torch.device) -> None:
         """Bring the counts to a device that has room for them, once for all minibatches."""
         counts = read(self.manager).counts
@@ -292,7 +302,7 @@ class MosaicSplitter(lightning.LightningDataModule):
 
     def _loader(self, *args, **kwargs) -> MosaicLoader:
         loader = MosaicLoader(self.manager, *args, shared=True, **kwargs)
-        loader.dataset.resident = self._resident
+        loader.dataset.resident, loader.dataset.numbered = self._resident, True
         return loader
 
 

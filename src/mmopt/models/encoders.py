@@ -1,7 +1,7 @@
 """From the counts of one modality to the mean and log-variance of its expert.
 
 Inputs are standardised per feature. Dense modalities are standardised as they come; ATAC stays sparse up to its first
-layer, whose weights carry the scale and whose bias carries the shift.
+layer, whose weights carry the scale and whose bias carries the shift; with many peaks the first layer is not learned.
 """
 
 import torch
@@ -68,32 +68,17 @@ class ProteinEncoder(RnaEncoder):
         return ((logs - mean - self.mean) / self.scale).clamp(-CLIP, CLIP) * measured
 
 
-class AtacEncoder(nn.Module):
+class TfIdf(nn.Module):
     """Binary TF-IDF of the accessible peaks, standardised without leaving the sparse form.
 
-    ``log1p(1e4 * tf * idf)`` with ``tf`` = 1 / number of accessible peaks of the cell. With a ``rank`` the peaks are
-    first projected to so many dimensions: with many peaks the first layer is most of the model, and of the work.
+    ``log1p(1e4 * tf * idf)`` with ``tf`` = 1 / number of accessible peaks of the cell.
     """
 
-    def __init__(
-        self, n_features: int, n_hidden: int, n_latent: int, dropout_rate: float, rank: int | None = None
-    ):
+    def __init__(self, n_features: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
         self.register_buffer("idf", torch.ones(n_features))
-        self.dropout_rate = dropout_rate
-        self.weight = nn.Parameter(
-            torch.empty(n_features, rank or n_hidden).uniform_(-1, 1) / n_features**0.5
-        )  # as nn.Linear
-        self.bias = nn.Parameter(torch.zeros(rank or n_hidden))
-        self.widen = nn.Linear(rank, n_hidden) if rank else nn.Identity()
-        self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
-
-    @torch.no_grad()
-    def centre(self) -> None:
-        """Let the bias undo the mean input, as subtracting it from every value would."""
-        self.bias.copy_(-(self.mean / self.scale) @ self.weight)
 
     def normalise(self, counts: Csr) -> Tensor:
         """Return the standardised value of each stored count, less that of a closed peak."""
@@ -103,10 +88,74 @@ class AtacEncoder(nn.Module):
         ceiling = (self.mean + CLIP * self.scale).index_select(0, peaks)
         return torch.minimum(value, ceiling) / self.scale.index_select(0, peaks)
 
-    def forward(self, counts: Csr) -> tuple[Tensor, Tensor]:
+    def closed(self, weight: Tensor) -> Tensor:
+        """Return what a first layer of these weights makes of the average cell: what its bias has to undo."""
+        return (self.mean / self.scale) @ weight
+
+
+class AtacEncoder(TfIdf):
+    """Standardised TF-IDF and a first layer that is learned."""
+
+    def __init__(self, n_features: int, n_hidden: int, n_latent: int, dropout_rate: float):
+        super().__init__(n_features)
+        self.dropout_rate = dropout_rate
+        self.weight = nn.Parameter(
+            torch.empty(n_features, n_hidden).uniform_(-1, 1) / n_features**0.5
+        )  # as nn.Linear
+        self.bias = nn.Parameter(torch.zeros(n_hidden))
+        self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
+
+    @torch.no_grad()
+    def centre(self) -> None:
+        """Let the bias undo the mean input, as subtracting it from every value would."""
+        self.bias.copy_(-self.closed(self.weight))
+
+    def forward(self, counts: Csr, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
         value = dropout(self.normalise(counts), self.dropout_rate, self.training)
         if self.training or not torch.is_grad_enabled():
             hidden = counts.product(value, self.weight)
         else:  # that product has no second derivative, which curvature needs
             hidden = counts.row_sums(value[:, None] * self.weight[counts.indices])
-        return self.trunk(self.widen(hidden + self.bias))
+        return self.trunk(hidden + self.bias)
+
+
+class ProjectedAtacEncoder(TfIdf):
+    """Standardised TF-IDF, projected to leading components of the data (latent semantic indexing), which are not learned.
+
+    With many peaks a first layer that is learned is most of the model and of the work, and predicts held-out cells
+    worse. A cell's projection never changes, so in training each is computed once: between :meth:`keep` and
+    :meth:`forget`, for cells whose number in the data is given.
+    """
+
+    def __init__(self, n_features: int, n_hidden: int, n_latent: int, dropout_rate: float, n_components: int):
+        super().__init__(n_features)
+        self.register_buffer("components", torch.zeros(n_features, n_components))
+        self.register_buffer("shift", torch.zeros(n_components))
+        self.first = nn.Linear(n_components, n_hidden)
+        self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
+        self.forget()
+
+    @torch.no_grad()
+    def centre(self) -> None:
+        """Let the average cell lie at the origin."""
+        self.shift.copy_(self.closed(self.components))
+
+    def keep(self, n_rows: int) -> None:
+        """Keep the projections of the rows of one data set, each from when it is first computed."""
+        self._kept = torch.empty(n_rows, len(self.shift))
+        self._known = torch.zeros(n_rows, dtype=torch.bool)
+
+    def forget(self) -> None:
+        self._kept = self._known = None
+
+    @torch.no_grad()
+    def project(self, counts: Csr) -> Tensor:
+        return counts.product(self.normalise(counts), self.components) - self.shift
+
+    def forward(self, counts: Csr, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if at is None or self._kept is None:
+            return self.trunk(self.first(self.project(counts)))
+        if not self._known[at].all():
+            self._kept[at] = self.project(counts)
+            self._known[at] = True
+        return self.trunk(self.first(self._kept[at]))

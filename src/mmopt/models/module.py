@@ -10,19 +10,19 @@ from torch.nn.functional import one_hot
 from mmopt.models import fusion
 from mmopt.models.decoders import AtacDecoder, ProteinDecoder, RnaDecoder
 from mmopt.models.depth import Depth
-from mmopt.models.encoders import AtacEncoder, ProteinEncoder, RnaEncoder
+from mmopt.models.encoders import AtacEncoder, ProjectedAtacEncoder, ProteinEncoder, RnaEncoder
 
 ENCODERS = {"rna": RnaEncoder, "atac": AtacEncoder, "prot": ProteinEncoder}
 DECODERS = {"rna": RnaDecoder, "atac": AtacDecoder, "prot": ProteinDecoder}
 SAMPLED_ABOVE, SAMPLE = 8_192, 3_000  # peaks; with fewer, all of them cost little
-PROJECTED_ABOVE = 8_192  # peaks; with more, the first layer of the encoder is most of the model
+PROJECTED_ABOVE, COMPONENTS = 8_192, 32  # peaks; with more, the encoder sees so many components of them
 
 
 class TriModule(BaseModuleClass):
     """Variational autoencoder of one to three modalities, any of which a cell may lack.
 
     A minibatch holds, per modality, the measured rows only (as :class:`mmopt.models.sparse.Csr`) and
-    ``<modality>_rows``, their places in the minibatch; so nothing is computed for absent rows and a row of zeros is a measurement like any other.
+    ``<modality>_rows``, their places in the minibatch (in training also ``atac_at``, their number among the data's); so nothing is computed for absent rows and a row of zeros is a measurement like any other.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ class TriModule(BaseModuleClass):
     n_batch
         Number of batches, at least 1.
     n_latent, n_hidden, atac_rank
-        Sizes of the latent space, of the hidden layers and of the bottleneck before the peaks (also behind them, in
-        the encoder, if there are more than 8,192).
+        Sizes of the latent space, of the hidden layers and of the bottleneck before the peaks. If there are more than
+        8,192 peaks, the encoder sees 32 components of them (:class:`mmopt.models.encoders.ProjectedAtacEncoder`).
     peaks_per_step
         The ATAC likelihood of a training step looks at so many peaks (or somewhat more), drawn anew each time; see
         :mod:`mmopt.models.peaks`. Held-out likelihoods always look at all. If not given: 3,000 if there are more than
@@ -70,11 +70,14 @@ class TriModule(BaseModuleClass):
         self.alignment = alignment
         n_peaks = n_features.get("atac", 0)
         peaks_per_step = peaks_per_step or (SAMPLE if n_peaks > SAMPLED_ABOVE else max(n_peaks, 1))
-        of_encoder = {"atac": {"rank": atac_rank if n_peaks > PROJECTED_ABOVE else None}}
+        self.n_components = COMPONENTS if n_peaks > PROJECTED_ABOVE else 0
+        encoders, of_encoder = ENCODERS, {}
+        if self.n_components:
+            encoders, of_encoder = ENCODERS | {"atac": ProjectedAtacEncoder}, {"n_components": COMPONENTS}
         of_decoder = {"atac": {"rank": atac_rank, "one_in": max(1, n_peaks // peaks_per_step)}}
         self.encoders = nn.ModuleDict(
             {
-                m: ENCODERS[m](n, n_hidden, n_latent, dropout_rate, **of_encoder.get(m, {}))
+                m: encoders[m](n, n_hidden, n_latent, dropout_rate, **(of_encoder if m == "atac" else {}))
                 for m, n in n_features.items()
             }
         )
@@ -124,7 +127,21 @@ class TriModule(BaseModuleClass):
             set_(decoder.head.bias, s["log_profile"])
             if m == "atac":
                 set_(encoder.idf, s["idf"])
+                if self.n_components:
+                    n = s["components"].shape[1]  # fewer where there are few cells
+                    set_(encoder.components[:, :n], s["components"])
                 encoder.centre()
+
+    def keep_projections(self, n_rows: int) -> None:
+        """From here on compute the projection of the peaks of each of so many rows once; see :meth:`forget_projections`."""
+        if (
+            self.n_components and self.device.type == "cpu"
+        ):  # a GPU computes them faster than it could ask what is known
+            self.encoders["atac"].keep(n_rows)
+
+    def forget_projections(self) -> None:
+        if self.n_components:
+            self.encoders["atac"].forget()
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **_) -> dict:
         return {"tensors": tensors}
@@ -146,7 +163,8 @@ class TriModule(BaseModuleClass):
             if given is not None and m not in given:
                 continue
             rows = tensors[f"{m}_rows"]
-            mean, log_variance = self.encoders[m](tensors[m], *self._panel(m, tensors))
+            beside = (tensors.get("atac_at"),) if m == "atac" else self._panel(m, tensors)
+            mean, log_variance = self.encoders[m](tensors[m], *beside)
             means[i] = means[i].index_copy(0, rows, mean.float())
             log_variances[i] = log_variances[i].index_copy(0, rows, log_variance.float())
             present[i] = present[i].index_fill(0, rows, True)

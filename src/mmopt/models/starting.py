@@ -3,12 +3,17 @@
 import numpy as np
 from scvi.data import AnnDataManager
 
-from mmopt.models import panels, statistics
+from mmopt.models import components, panels, statistics
 from mmopt.models.data import Mosaic, read
 
 
-def found(manager: AnnDataManager) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], int]:
-    """Return the statistics of each modality, what each batch measured of it, and the number of cells."""
+def found(
+    manager: AnnDataManager, n_components: int = 0
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], int]:
+    """Return the statistics of each modality, what each batch measured of it, and the number of cells.
+
+    With ``n_components`` those of the peaks too.
+    """
     mosaic = read(manager)
     measured = what_is_measured(manager, mosaic)
     per_modality = {
@@ -17,6 +22,9 @@ def found(manager: AnnDataManager) -> tuple[dict[str, dict[str, np.ndarray]], di
         else getattr(statistics, m)(counts)
         for m, counts in mosaic.counts.items()
     }
+    if n_components:
+        atac = per_modality["atac"]
+        atac["components"] = components.leading(mosaic.counts["atac"], atac, n_components)
     return per_modality, measured, len(mosaic.batch)
 
 

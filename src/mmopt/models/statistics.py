@@ -67,13 +67,18 @@ def atac(counts: Counts) -> dict[str, np.ndarray]:
     idf = np.log1p(counts.shape[0] / np.maximum(frequency, 1))
     moments = Moments(n_peaks)
     for x in blocks(counts):
-        lengths = np.diff(x.indptr)
-        moments.add(x, np.log1p(np.repeat(1e4 / np.maximum(lengths, 1), lengths) * idf[x.indices]))
+        moments.add(x, tf_idf(x, idf))
     return moments.mean_and_scale() | {
         "idf": idf,
         "log_profile": log_profile(total),
         "totals": np.concatenate(depths),
     }
+
+
+def tf_idf(x: sp.csr_matrix, idf: np.ndarray) -> np.ndarray:
+    """Return the TF-IDF of each stored count, as :class:`mmopt.models.encoders.TfIdf` defines it."""
+    lengths = np.diff(x.indptr)
+    return np.log1p(np.repeat(1e4 / np.maximum(lengths, 1), lengths) * idf[x.indices])
 
 
 def protein(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> dict[str, np.ndarray]:

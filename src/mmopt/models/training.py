@@ -100,6 +100,7 @@ class TriTrainingPlan(lightning.LightningModule):
     # ------------------------------------------------------------------ steps
     def on_fit_start(self) -> None:
         self.n_warmup /= self.trainer.world_size  # processes that train together take so many steps fewer
+        self.module.keep_projections(self.trainer.datamodule.n_atac)
 
     def on_train_epoch_start(self) -> None:
         others = (
@@ -283,6 +284,7 @@ class MosaicTrainRunner(TrainRunner):
             if handler is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)
             self.model.module.eval()
+            self.model.module.forget_projections()
         self.training_plan.finish()
         self.model.train_indices = self.data_splitter.train_idx
         self.model.validation_indices = self.data_splitter.val_idx

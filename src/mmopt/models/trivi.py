@@ -127,7 +127,7 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         with isolated(random_state):
             self.module = TriModule(n_features, n_batch, **self.arguments_)
             if mdata is not None:
-                self.module.adopt(*starting.found(self.adata_manager))
+                self.module.adopt(*starting.found(self.adata_manager, self.module.n_components))
         self.module.eval()
         self.steps_: pd.DataFrame | None = None
         self.optimizer_settings_: dict[str, Any] = {}
