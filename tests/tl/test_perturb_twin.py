@@ -74,6 +74,17 @@ def test_cells_without_a_time_are_left_out(mdata):
         run(mdata, cells=list(mdata.obs_names[lost]))
 
 
+def test_a_screen_gives_each_perturbation_what_it_has_alone(mdata):
+    chosen = {"n_members": 100, "n_cells": 300, "random_state": 3, "progress_bar": False}
+    table = mm.tl.screen(mdata, ["GATA1", ["GATA1", "SPI1"]], method="twin", **chosen)
+    assert mdata.uns["screen"]["params"]["method"] == "twin"
+    assert set(table["perturbation"]) == {"GATA1_knockout", "GATA1+SPI1_knockout"}
+    alone = run(mdata, random_state=3)["effects"]
+    screened = table[table["perturbation"] == "GATA1_knockout"]
+    for column in ("delta", "sd"):
+        np.testing.assert_allclose(screened[column], alone[column], rtol=1e-4, atol=1e-5)
+
+
 def test_the_same_seed_gives_the_same(mdata):
     first, second = (run(mdata, random_state=3)["effects"] for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
@@ -86,6 +97,8 @@ def test_refusals(mdata):
         run(mdata, n_steps=3)
     with pytest.raises(ValueError, match="interval='conformal' calibrates method='network'"):
         run(mdata, interval="conformal")
+    with pytest.raises(ValueError, match="method must be one of 'network', 'twin', got 'linear'"):
+        mm.tl.screen(mdata, method="linear")
     del mdata.uns["twin"]
     with pytest.raises(KeyError, match=r"no twin in mdata\.uns\['twin'\].*call `mm\.tl\.twin"):
         run(mdata)

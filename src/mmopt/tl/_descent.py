@@ -7,7 +7,7 @@ from mudata import MuData
 
 from mmopt._checks import listed
 from mmopt._random import derived
-from mmopt.dynamics import sample_ancestors
+from mmopt.dynamics import agreement, sample_ancestors
 from mmopt.grn.effects import Perturbation, Scene
 from mmopt.tl._counterfactual import Held, features_of, regulators_along
 from mmopt.tl._course import Course
@@ -113,6 +113,14 @@ def check_method(method: str, n_steps: int | str | None, interval: str) -> None:
         raise ValueError(
             "interval='conformal' calibrates method='network'; with method='twin' use interval='ensemble'"
         )
+
+
+def claimed(draws: np.ndarray, method: str) -> np.ndarray | float:
+    """Share of each mean effect that is claimed.
+
+    Along a past the members drift apart: what they do not agree on is taken back, as in a simulation.
+    """
+    return agreement(draws) if method == TWIN else 1.0
 
 
 def in_course(

@@ -13,10 +13,9 @@ from mudata import MuData
 from mmopt import _keys
 from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
-from mmopt.dynamics import agreement
 from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
-from mmopt.tl._descent import NETWORK, TWIN, check_method, in_course, with_past
+from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._interventions import build, label, parse, refuse_unsound
 from mmopt.tl._reference import Shift, shift_cells
 from mmopt.tl._scene import Stage, members_of, set_stage
@@ -192,9 +191,7 @@ def perturb(
 
     draws, clipped = stage.scene.draws(clamp)
     spread = stage.spread
-    # along a past the members drift apart: what they do not agree on is taken back, as in a simulation
-    kept = 1.0 if method == NETWORK else agreement(draws)
-    summary = summarise(draws, spread, list(clamp.clamps), kept)
+    summary = summarise(draws, spread, list(clamp.clamps), claimed(draws, method))
     extra: dict[str, Any] = {}
     if conformal:
         calibration = calibrate(

@@ -16,9 +16,10 @@ from mmopt._logging import logger
 from mmopt._progress import progress
 from mmopt.grn.effects import Perturbation, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
+from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._interventions import Intervention, build, label, parse, refuse_unsound
 from mmopt.tl._perturb import rms_of_effects
-from mmopt.tl._scene import Stage, set_stage
+from mmopt.tl._scene import Stage, members_of, set_stage
 
 
 def screen(
@@ -30,6 +31,8 @@ def screen(
     order: int = 1,
     groupby: str | None = None,
     cells: Sequence | None = None,
+    method: str = NETWORK,
+    twin: str = _keys.TWIN,
     n_steps: int | str | None = None,
     n_members: int = 10,
     n_cells: int = 100,
@@ -56,7 +59,7 @@ def screen(
         As in :func:`mmopt.tl.perturb`; several modes ask for each.
     order
         2 adds all pairs of the features (of single features in one mode).
-    groupby, cells, n_steps, regulons, allow_extrapolation, random_state
+    groupby, cells, method, twin, n_steps, regulons, allow_extrapolation, random_state
         As in :func:`mmopt.tl.perturb`.
     n_members, n_cells
         Members of the ensemble and pooled cells per group (in all, without groups): less than for one perturbation.
@@ -95,10 +98,14 @@ def screen(
             f"n_members must be at least 3, n_cells at least 10 and n_top at least 1; got {n_members=}, {n_cells=}, {n_top=}"
         )
     check_interval(interval, cells)
+    check_method(method, n_steps, interval)
     modes = [mode] if isinstance(mode, str) else list(mode)
     conformal = interval == "conformal"
     if conformal:
         cells, labels = control_cells(mdata, perturbation_key, control)
+    lost: list[str] = []
+    if method == TWIN:
+        course, twins, cells, lost = in_course(mdata, twin, members_of(mdata, cells))
     stage = set_stage(
         mdata,
         regulons=regulons,
@@ -109,6 +116,8 @@ def screen(
         alone=n_cells,
         apart=conformal,
     )
+    if method == TWIN:
+        stage = with_past(stage, course, twins, random_state)
     jobs = _jobs(mdata, stage, features, modes, level, order)
     chosen = np.linspace(0, stage.scene.network.n_members - 1, min(n_members, stage.scene.network.n_members))
     members = np.unique(chosen.round().astype(int))
@@ -147,7 +156,8 @@ def screen(
             skipped.append((name, str(refusal)))
             continue
         clamp = build(job, stage.features, stage.scene, stage.links, stage.cognate, n_steps)
-        summary = summarise(stage.scene.draws(clamp, members)[0], spread, list(clamp.clamps))
+        draws = stage.scene.draws(clamp, members)[0]
+        summary = summarise(draws, spread, list(clamp.clamps), claimed(draws, method))
         if conformal:
             summary, used = calibration.interval(job, summary)
             counted.append(used)
@@ -160,7 +170,7 @@ def screen(
         )
     if skipped:
         logger.warning("%d perturbations were refused, e.g. %s", len(skipped), skipped[0][1])
-    remarks = stage.remarks
+    remarks = lost + stage.remarks
     if conformal:
         extra, about_coverage = calibration.report(min(counted))
         extra["not_calibrated"] = extra.pop("skipped")
@@ -176,6 +186,7 @@ def screen(
             "order": order,
             "mode": modes,
             "groupby": groupby or "",
+            "method": method,
             "n_members": len(members),
             "n_cells": len(stage.chosen),
             "regulons": regulons,
