@@ -179,10 +179,11 @@ def matmul_gflops(rows: int, inner: int, columns: int) -> float:
     return 2e-9 * rows * inner * columns / statistics.median(times)
 
 
-def operations(mdata: MuData, n_hidden: int = 128, rank: int = 32) -> float:
+def operations(mdata: MuData, n_hidden: int = 128) -> float:
     """Multiply-adds of the matrix products of a step, forward and backward, as GFLOP."""
     model = TriVI(mdata)
     n, one_in = OPTIONS["batch_size"], model.module.decoders["atac"].one_in
+    rank = model.module.decoders["atac"].head.in_features
     dense = 2 * mdata["rna"].n_vars * n_hidden + 3 * mdata["rna"].n_vars * n_hidden
     dense += 5 * mdata["prot"].n_vars * n_hidden + 3 * rank * mdata["atac"].n_vars // one_in
     stored = DENSITIES["atac"] * mdata["atac"].n_vars * 2 * rank

@@ -1,4 +1,4 @@
-"""The tables of ``benchmarks/perturbation``: what reprogramming chose, beside the best there is and the markers."""
+"""The tables of ``benchmarks/perturbation``: how near predictions come, and what reprogramming chose beside the best there is."""
 
 import pandas as pd
 
@@ -31,6 +31,20 @@ def regrets(found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     tasks = found.drop_duplicates(["network", "source", "target"])
     words = f"`significant` was true on {int(tasks['significant'].sum())} of {len(tasks)} tasks, whatever was chosen.\n"
     return pd.DataFrame(rows), words
+
+
+def accuracy(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the networks of every score, by kind of perturbation, regime and method."""
+    shown = {
+        "pearson": "Pearson",
+        "sign_accuracy": "right sign",
+        "mae_ratio": "error on changed genes, share of no change's",
+        "discrimination": "own truth nearest",
+        "coverage": "changed genes within the 90 % interval",
+        "decoys": "decoys, share of regulators",
+    }
+    means = found.groupby(["kind", "regime", "method"], sort=False)[list(shown)].mean().rename(columns=shown)
+    return means.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}").reset_index()
 
 
 def searches(found: pd.DataFrame) -> pd.DataFrame:

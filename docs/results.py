@@ -47,6 +47,7 @@ def write(benchmarks: Path, out: Path) -> None:
     pages = sorted((benchmarks / "optimizers").glob("*.md"))
     (include / "measurements.md").write_text("\n\n".join(map(demoted, pages)), encoding="utf-8")
     for page in (
+        benchmarks / "many_peaks.md",
         benchmarks / "scale.md",
         benchmarks / "simulated.md",
         benchmarks / "speed.md",
@@ -58,6 +59,8 @@ def write(benchmarks: Path, out: Path) -> None:
     told, words = reprogramming.regrets(pd.read_csv(folder / "reprogram.csv"))
     (include / "reprogram.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
     ways = reprogramming.searches(pd.read_csv(folder / "searches.csv"))
+    near = reprogramming.accuracy(pd.read_csv(folder / "accuracy.csv"))
+    (include / "accuracy.md").write_text(table(near), encoding="utf-8")
     (include / "searches.md").write_text(table(ways), encoding="utf-8")
     told, words = twins.fates(pd.read_csv(benchmarks / "twin" / "fates.csv"))
     (include / "twin_fates.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")

@@ -39,6 +39,17 @@ def test_the_wild_type_ends_as_it_was_measured(mdata):
     assert mdata.uns["s"]["effect"]["verdict"] == "none asked for"
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_fate_of_two_cells_is_not_lost_in_a_sample(mdata, monkeypatch, seed):
+    monkeypatch.setattr("mmopt.tl._arms._REFERENCE", 60)
+    labels = mdata.obs["cell_type"].astype(str).to_numpy()
+    labels[np.flatnonzero(mdata.obs["time"] == 8)[:2]] = "rare"
+    mdata.obs["label"] = labels
+    found = run(mdata, terminal_key="label", n_cells=20, random_state=seed)
+    assert "rare" in found["fate_names"]
+    assert found["fate"].set_index("label").loc["unassigned", "p"] == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.usefixtures("_quiet")
 def test_a_knock_out_goes_the_way_of_the_simulator(twinned):
     slot = twinned.uns["simulate"]

@@ -31,8 +31,9 @@ class TriModule(BaseModuleClass):
     n_batch
         Number of batches, at least 1.
     n_latent, n_hidden, atac_rank
-        Sizes of the latent space, of the hidden layers and of the bottleneck before the peaks. If there are more than
-        8,192 peaks, the encoder sees 32 components of them (:class:`mmopt.models.encoders.ProjectedAtacEncoder`).
+        Sizes of the latent space, of the hidden layers and of the bottleneck before the peaks; if not given, the latter
+        is 32, with more than 8,192 peaks 16. With so many the encoder sees 32 components of them, see
+        :class:`mmopt.models.encoders.ProjectedAtacEncoder`.
     peaks_per_step
         The ATAC likelihood of a training step looks at so many peaks (or somewhat more), drawn anew each time; see
         :mod:`mmopt.models.peaks`. Held-out likelihoods always look at all. If not given: 3,000 if there are more than
@@ -55,7 +56,7 @@ class TriModule(BaseModuleClass):
         *,
         n_latent: int = 20,
         n_hidden: int = 128,
-        atac_rank: int = 32,
+        atac_rank: int | None = None,
         peaks_per_step: int | None = None,
         dropout_rate: float = 0.3,
         modality_dropout: float = 0.3,
@@ -70,6 +71,7 @@ class TriModule(BaseModuleClass):
         self.alignment = alignment
         n_peaks = n_features.get("atac", 0)
         peaks_per_step = peaks_per_step or (SAMPLE if n_peaks > SAMPLED_ABOVE else max(n_peaks, 1))
+        atac_rank = atac_rank or (16 if n_peaks > PROJECTED_ABOVE else 32)
         self.n_components = COMPONENTS if n_peaks > PROJECTED_ABOVE else 0
         encoders, of_encoder = ENCODERS, {}
         if self.n_components:

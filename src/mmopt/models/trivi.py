@@ -101,9 +101,8 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         registry: dict | None = None,
         **module_kwargs,
     ):
-        sizes = {"n_latent", "n_hidden", "atac_rank"}
-        if module_kwargs.get("peaks_per_step") is not None:  # None: as many as pays
-            sizes.add("peaks_per_step")
+        sizes = {"n_latent", "n_hidden"}
+        sizes |= {k for k in ("atac_rank", "peaks_per_step") if module_kwargs.get(k) is not None}  # None: what pays
         for name, value in {"n_latent": n_latent, "n_hidden": n_hidden, **module_kwargs}.items():
             if name in sizes and not (isinstance(value, Integral) and value > 0):
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")

@@ -19,7 +19,7 @@ from mmopt.tl._starts import Start
 
 # lines whose every feature is read: their mean over the members is what counts
 _READ = 40
-_REFERENCE, _PATHS, _NEIGHBOURS = 5000, 40, 15
+_REFERENCE, _EACH, _PATHS, _NEIGHBOURS = 5000, 20, 40, 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +77,12 @@ def reader_of(
         if not last.notna().any():
             raise ValueError("terminal_key: no cell of the last time point has a label")
         known &= labels.notna().to_numpy()
-    rows = np.flatnonzero(known)
-    rows = np.sort(np.random.default_rng([seed, 33]).permutation(rows)[:_REFERENCE])
+    rows = np.random.default_rng([seed, 33]).permutation(np.flatnonzero(known))
+    if labels is not None:  # a sample must not lose a rare fate
+        here = labels.iloc[rows].astype(str)
+        number = here.groupby(here.to_numpy()).cumcount().to_numpy()
+        rows = rows[np.argsort(np.minimum(number, _EACH), kind="stable")]
+    rows = np.sort(rows[:_REFERENCE])
     regulators = stage.scene.network.regulators
     level = (
         np.maximum(stage.cells(rows).level[:, regulators], 0) if len(regulators) else np.zeros((len(rows), 0))
