@@ -14,6 +14,8 @@ def log_rising(x: Tensor, theta: Tensor) -> Tensor:
 
     There the two terms are huge and nearly equal, and their float32 difference is rounding noise.
     """
+    if theta.device.type == "cpu" and (not theta.numel() or theta.detach().max() < LARGE_DISPERSION):
+        return torch.lgamma(x + theta) - torch.lgamma(theta)
     small, large = theta.clamp_max(LARGE_DISPERSION), theta.clamp_min(LARGE_DISPERSION)
     exact = torch.lgamma(x + small) - torch.lgamma(small)
     series = (
@@ -54,7 +56,8 @@ def negative_binomial_mixture(
     shared = log_rising(x, theta) - torch.lgamma(x + 1)
 
     def component(log_mean: Tensor) -> Tensor:
-        return -theta * softplus(log_mean - log_theta) - x * softplus(log_theta - log_mean)
+        apart = log_mean - log_theta
+        return x * apart - (x + theta) * softplus(apart)
 
     background = logsigmoid(background_logit) + component(log_background)
     foreground = logsigmoid(-background_logit) + component(log_foreground)

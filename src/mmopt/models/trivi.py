@@ -102,7 +102,9 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         **module_kwargs,
     ):
         sizes = {"n_latent", "n_hidden"}
-        sizes |= {k for k in ("atac_rank", "peaks_per_step") if module_kwargs.get(k) is not None}  # None: what pays
+        sizes |= {
+            k for k in ("atac_rank", "peaks_per_step") if module_kwargs.get(k) is not None
+        }  # None: what pays
         for name, value in {"n_latent": n_latent, "n_hidden": n_hidden, **module_kwargs}.items():
             if name in sizes and not (isinstance(value, Integral) and value > 0):
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
