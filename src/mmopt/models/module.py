@@ -136,9 +136,7 @@ class TriModule(BaseModuleClass):
 
     def keep_projections(self, n_rows: int) -> None:
         """From here on compute the projection of the peaks of each of so many rows once; see :meth:`forget_projections`."""
-        if (
-            self.n_components and self.device.type == "cpu"
-        ):  # a GPU computes them faster than it could ask what is known
+        if self.n_components:
             self.encoders["atac"].keep(n_rows)
 
     def forget_projections(self) -> None:
