@@ -100,7 +100,8 @@ class TriTrainingPlan(lightning.LightningModule):
     # ------------------------------------------------------------------ steps
     def on_fit_start(self) -> None:
         self.n_warmup /= self.trainer.world_size  # processes that train together take so many steps fewer
-        if self.trainer.strategy.root_device.type == "cpu":  # a GPU projects faster than it could ask what is known
+        # a GPU projects faster than it could ask what is known
+        if self.trainer.strategy.root_device.type == "cpu":
             self.module.keep_projections(self.trainer.datamodule.n_atac)
 
     def on_train_epoch_start(self) -> None:
