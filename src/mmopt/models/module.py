@@ -22,7 +22,8 @@ class TriModule(BaseModuleClass):
     """Variational autoencoder of one to three modalities, any of which a cell may lack.
 
     A minibatch holds, per modality, the measured rows only (as :class:`mmopt.models.sparse.Csr`) and
-    ``<modality>_rows``, their places in the minibatch (in training also ``atac_at``, their number among the data's); so nothing is computed for absent rows and a row of zeros is a measurement like any other.
+    ``<modality>_rows``, their places in the minibatch; so nothing is computed for absent rows and a row of zeros is a
+    measurement like any other. In training ``atac_at`` says which rows of the data those of the peaks are.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class TriModule(BaseModuleClass):
         :mod:`mmopt.models.peaks`. Held-out likelihoods always look at all. If not given: 3,000 if there are more than
         8,192 peaks, else all.
     dropout_rate
-        Dropout of inputs and hidden units.
+        Dropout of inputs (not of the components of peaks) and hidden units.
     modality_dropout
         Probability with which a modality is withheld from a cell's posterior in training.
     alignment

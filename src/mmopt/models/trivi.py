@@ -60,7 +60,7 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
     n_hidden
         Units of the hidden layers.
     dropout_rate
-        Dropout of inputs and hidden units.
+        Dropout of inputs (not of the components of more than 8,192 peaks) and hidden units.
     modality_dropout
         Probability with which a modality is withheld from a cell's posterior in a training step.
     random_state
