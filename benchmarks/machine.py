@@ -1,8 +1,12 @@
-"""What a result was measured on, for its first line."""
+"""What a result was measured on."""
 
+import datetime
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 
 def processor() -> str:
@@ -17,3 +21,9 @@ def machine(*packages: str) -> str:
     """Processor, Python and versions of the packages."""
     found = "".join(f", {p} {version(p)}" for p in packages)
     return f"{processor()}, one thread, other work on the machine; Python {platform.python_version()}{found}"
+
+
+def append(path: Path, row: dict[str, Any], *packages: str) -> None:
+    """Add a row to a CSV file, with the day and the machine."""
+    row = row | {"date": str(datetime.date.today()), "machine": machine(*packages)}
+    pd.DataFrame([row]).to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.6g")

@@ -10,21 +10,18 @@ appends to many_peaks.csv, ``table`` writes many_peaks.md from it.
 """
 
 import argparse
-import datetime
 import time
 import warnings
 from pathlib import Path
 
 import pandas as pd
 import torch
-from machine import machine
-from torch import Tensor, nn
+from machine import append
+from torch import nn
 
 import mmopt as mm
 from mmopt.models import TriVI, module
-from mmopt.models.dropout import dropout
-from mmopt.models.encoders import TfIdf, Trunk
-from mmopt.models.sparse import Csr
+from mmopt.models.encoders import AtacEncoder, Trunk
 
 HERE = Path(__file__).resolve().parent
 RUNS, TABLE = HERE / "many_peaks.csv", HERE / "many_peaks.md"
@@ -34,24 +31,12 @@ VARIANTS = [("learned", 32), ("components", 32), ("components", 24), ("component
 SCORES = ["bound", "rna", "atac", "prot", "rna from atac", "CPU s"]
 
 
-class LearnedProjection(TfIdf):
-    """What the components replace."""
+class LearnedProjection(AtacEncoder):
+    """What the components replace: a learned layer to 32 dimensions before the first hidden one."""
 
     def __init__(self, n_features: int, n_hidden: int, n_latent: int, dropout_rate: float):
-        super().__init__(n_features)
-        self.dropout_rate = dropout_rate
-        self.weight = nn.Parameter(torch.empty(n_features, 32).uniform_(-1, 1) / n_features**0.5)
-        self.bias = nn.Parameter(torch.zeros(32))
-        self.widen = nn.Linear(32, n_hidden)
-        self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
-
-    @torch.no_grad()
-    def centre(self) -> None:
-        self.bias.copy_(-self.closed(self.weight))
-
-    def forward(self, counts: Csr, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        value = dropout(self.normalise(counts), self.dropout_rate, self.training)
-        return self.trunk(self.widen(counts.product(value, self.weight) + self.bias))
+        super().__init__(n_features, 32, n_latent, dropout_rate)
+        self.trunk = nn.Sequential(nn.Linear(32, n_hidden), Trunk(n_hidden, n_latent, dropout_rate))
 
 
 def simulate(name: str, seed: int):
@@ -151,11 +136,8 @@ def main() -> None:
                 model = fitted(mdata, encoder, rank, seed)
                 row = {"data": name, "seed": seed, "encoder": encoder, "rank": rank}
                 row |= {"CPU s": time.process_time() - start, **scores(model)}
-                row |= {"date": str(datetime.date.today()), "machine": machine("torch", "scvi-tools")}
-                pd.DataFrame([row]).to_csv(
-                    RUNS, mode="a", header=not RUNS.exists(), index=False, float_format="%.6g"
-                )
-                print({k: v for k, v in row.items() if k != "machine"}, flush=True)
+                append(RUNS, row, "torch", "scvi-tools")
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

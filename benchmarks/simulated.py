@@ -17,7 +17,6 @@ embedding (of WNN, in its graph):
 """
 
 import argparse
-import datetime
 import tempfile
 import time
 import warnings
@@ -29,7 +28,7 @@ import pandas as pd
 import scanpy as sc
 import torch
 from anndata import AnnData
-from machine import machine
+from machine import append
 from mudata import MuData
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
@@ -254,14 +253,8 @@ def main() -> None:
                 found = METHODS[name](mdata, seed)
                 spent = time.process_time() - start
                 row = {"cells": n_cells, "seed": seed, "method": name, **score(found, mdata), "CPU s": spent}
-                row |= {
-                    "date": str(datetime.date.today()),
-                    "machine": machine("torch", "scvi-tools", "muon", "scanpy"),
-                }
-                pd.DataFrame([row]).to_csv(
-                    RUNS, mode="a", header=not RUNS.exists(), index=False, float_format="%.5g"
-                )
-                print({k: v for k, v in row.items() if k != "machine"}, flush=True)
+                append(RUNS, row, "torch", "scvi-tools", "muon", "scanpy")
+                print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class TfIdf(nn.Module):
         ceiling = (self.mean + CLIP * self.scale).index_select(0, peaks)
         return torch.minimum(value, ceiling) / self.scale.index_select(0, peaks)
 
-    def closed(self, weight: Tensor) -> Tensor:
+    def average(self, weight: Tensor) -> Tensor:
         """Return what a first layer of these weights makes of the average cell: what its bias has to undo."""
         return (self.mean / self.scale) @ weight
 
@@ -108,7 +108,7 @@ class AtacEncoder(TfIdf):
     @torch.no_grad()
     def centre(self) -> None:
         """Let the bias undo the mean input, as subtracting it from every value would."""
-        self.bias.copy_(-self.closed(self.weight))
+        self.bias.copy_(-self.average(self.weight))
 
     def forward(self, counts: Csr, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
         value = dropout(self.normalise(counts), self.dropout_rate, self.training)
@@ -138,7 +138,7 @@ class ProjectedAtacEncoder(TfIdf):
     @torch.no_grad()
     def centre(self) -> None:
         """Let the average cell lie at the origin."""
-        self.shift.copy_(self.closed(self.components))
+        self.shift.copy_(self.average(self.components))
 
     def keep(self, n_rows: int) -> None:
         """Keep the projections of the rows of one data set, each from when it is first computed."""

@@ -46,29 +46,20 @@ def _rising(x: Csr, theta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Kernel(torch.autograd.Function):
-    """With ``a`` = log mean - log dispersion: ``sum(rising - lgamma(x + 1) - x * softplus(-a)) - sum(theta * softplus(a))``.
-
-    ``exp(a)`` is a multiple of the share, so the softmax's exponential serves all; where something was counted, ``a`` itself
-    is taken from the logits, as a share may be too small for single precision.
-    """
+    """With ``a`` = log mean - log dispersion: ``sum(rising - lgamma(x + 1) - x * softplus(-a)) - sum(theta * softplus(a))``."""
 
     @staticmethod
     def forward(ctx, x: Csr, logits: Tensor, log_theta: Tensor) -> Tensor:
-        theta, total = log_theta.exp(), x.totals().clamp_min(1)
-        top = logits.amax(1, keepdim=True)
-        share = (logits - top).exp_()
-        held = share.sum(1, keepdim=True)
-        share.div_(held)
+        theta = log_theta.exp()
+        apart = torch.log_softmax(logits, 1)
+        share = apart.exp()
+        apart.add_(x.totals().clamp_min(1).log_()[:, None]).sub_(log_theta)
         places = x.places(logits.shape[1])
-        level = total.log() - (top + held.log())[:, 0]
-        apart = logits.reshape(-1).index_select(0, places) + level.index_select(0, x.rows)
-        apart -= log_theta.index_select(0, x.indices)
-        odds = (share * total[:, None]).div_(theta.clamp_min(1e-30))  # finite at any dispersion
-        of_zero = odds.log1p()
+        of_zero = softplus(apart)
         stored, slope = _rising(x, theta)
         stored = stored - torch.lgamma(x.counts + 1)
-        stored -= x.counts * softplus(-apart)
-        ctx.save_for_backward(share, odds.div_(odds + 1), of_zero, theta, places, slope, *x)
+        stored -= x.counts * softplus(-apart.view(-1).index_select(0, places))
+        ctx.save_for_backward(share, apart.sigmoid_(), of_zero, theta, places, slope, *x)
         return x._replace(counts=stored).totals() - of_zero @ theta
 
     @staticmethod
