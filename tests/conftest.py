@@ -1,6 +1,9 @@
 import os
 from pathlib import Path
 
+# small problems, in as many processes as there are cores: more threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import matplotlib as mpl
 import pytest
 

@@ -104,20 +104,18 @@ def test_training_mode_of_the_model_does_not_matter(make_model, train):
 
 class TestDerivatives:
     def test_gradient_is_that_of_finite_differences(self, frozen):
+        """Along every tensor's own gradient, where a wrong one falls short and single precision can tell."""
         parameters, loss = frozen
-        direction = {
-            k: torch.randn(v.shape, generator=torch.Generator().manual_seed(2)) / v.numel() ** 0.5
-            for k, v in parameters.items()
-        }
         values = {k: v.clone().requires_grad_() for k, v in parameters.items()}
         gradient = torch.autograd.grad(loss(values)["loss"], list(values.values()))
-        slope = sum((g * direction[k]).sum() for k, g in zip(values, gradient, strict=True))
+        direction = {k: g / g.norm() for k, g in zip(values, gradient, strict=True)}
+        slope = sum(g.norm() for g in gradient)
         step = 3e-3
         ends = [
             loss({k: v + s * step * direction[k] for k, v in parameters.items()})["loss"].item()
             for s in (1, -1)
         ]
-        assert slope.item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.02)
+        assert slope.item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.01)
 
     @pytest.mark.parametrize("part", ["loss", *ALL, "kl"])
     def test_second_derivatives_are_finite_and_not_zero(self, frozen, part):

@@ -294,8 +294,9 @@ def test_what_was_left_out_of_the_network_is_told(regulated):
 
 
 def test_cells_pushed_out_of_what_was_seen_are_reported(mdata):
-    with pytest.warns(UserWarning, match=r"GATA1_knockout: .* of the cells of .* lie beyond"):
+    with pytest.warns(UserWarning, match=r"GATA1_knockout: .* of the cells of .* lie beyond") as caught:
         mm.tl.perturb(mdata, "GATA1", groupby="cell_type", n_null=5)
+    assert caught[0].filename == __file__  # whose call it was
     result = mdata.uns["perturb"]["GATA1_knockout"]
     assert (result["groups"]["ood_fraction"] > 0.1).any()
     assert any("lie beyond" in w for w in result["warnings"])

@@ -163,10 +163,11 @@ def test_an_unreachable_target_is_said_to_be(mdata):
         )
     assert not table["significant"].any()
     assert not mdata.uns["reprogram"]["significant"]
-    with pytest.warns(UserWarning, match="source and target are the same cells"):
+    with pytest.warns(UserWarning, match="source and target are the same cells") as caught:
         table = mm.tl.reprogram(
             mdata, "monocyte", "monocyte", groupby="cell_type", max_factors=1, optimizers=(), n_null=19
         )
+    assert caught[0].filename == __file__  # whose call it was
     assert not table["significant"].any()
 
 

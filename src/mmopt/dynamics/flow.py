@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 from torch import nn
 
+from mmopt._threads import sensible_threads
 from mmopt.dynamics.integration import euler_maruyama, rk4
 
 # noise of the bridge between two coupled cells, in units of the standardised embedding
@@ -103,7 +104,7 @@ class Flow:
             share, width = interval(t)
             return velocity - noise * (SIGMA / (2 * width * (share * (1 - share)) ** 0.5))
 
-        with torch.no_grad():
+        with torch.no_grad(), sensible_threads(state.numel()):
             if stochastic:
                 generator = torch.Generator().manual_seed(seed)
                 path = euler_maruyama(
@@ -145,6 +146,7 @@ class Flow:
         )
 
 
+@sensible_threads(0)  # batches are small
 def fit_flow(
     states: Sequence[np.ndarray],
     times: np.ndarray,

@@ -1,7 +1,7 @@
 """What can be asked of a trained TriVI: embedding, modality weights, imputation, likelihood."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from mmopt._random import isolated
+from mmopt._threads import sensible_threads
 from mmopt.models import fusion
 from mmopt.models.predictions import DRAWS, Interval, check_level, summary, warn_blind
 from mmopt.models.readout import Readout
@@ -24,10 +25,17 @@ class Answers:
 
     def _batches(
         self, mdata: MuData | None, indices: Sequence[int] | None, batch_size: int | None
-    ) -> Iterable[dict]:
+    ) -> Iterator[dict]:
         self._check_if_trained(warn=False)
         mdata = self._validate_anndata(mdata)
-        return self._make_data_loader(mdata, indices=indices, batch_size=batch_size or 512)
+        batch_size = batch_size or 512
+        with sensible_threads(batch_size * self._n_values):
+            yield from self._make_data_loader(mdata, indices=indices, batch_size=batch_size)
+
+    @property
+    def _n_values(self) -> int:
+        """Features of all modalities together."""
+        return sum(self.summary_stats[f"n_{m}"] for m in self.modalities)
 
     def _known(self, given: str | Sequence[str] | None) -> tuple[str, ...] | None:
         if given is None:

@@ -10,7 +10,7 @@ from mudata import MuData
 from torch import Tensor
 from torch.func import functional_call
 
-from mmopt.models.threads import sensible_threads
+from mmopt._threads import sensible_threads
 from mmopt.models.trivi import TriVI
 
 Loss = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -86,4 +86,4 @@ def draw_cells(model: TriVI, mdata: MuData, n_cells: int, random_state: int) -> 
 
 def threads_for(model: TriVI, n_cells: int) -> AbstractContextManager[None]:
     """As many threads as passes over ``n_cells`` cells can use."""
-    return sensible_threads(n_cells * sum(model.summary_stats[f"n_{m}"] for m in model.modalities))
+    return sensible_threads(n_cells * model._n_values)

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmopt import _checks, optim
 from mmopt._keys import MODALITIES
 from mmopt._random import isolated
+from mmopt._threads import sensible_threads
 from mmopt.models import panels, starting
 from mmopt.models.answers import Answers
 from mmopt.models.calibration import calibrate
@@ -30,7 +31,6 @@ from mmopt.models.predictions import Predictions
 from mmopt.models.query import Queries
 from mmopt.models.quiet import quiet_lightning
 from mmopt.models.resuming import describe, resumable
-from mmopt.models.threads import sensible_threads
 from mmopt.models.training import MosaicTrainRunner, TriTrainingPlan, trainer_options
 
 MIN_STEPS, MAX_STEPS, EPOCHS = 600, 20_000, 30
@@ -349,8 +349,7 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
                 plan_kwargs=plan_kwargs,
             )
         go_on = resumable(checkpoint, plan.description)
-        n_values = batch_size * sum(self.summary_stats[f"n_{m}"] for m in self.modalities)
-        with isolated(random_state), quiet_lightning(), sensible_threads(n_values):
+        with isolated(random_state), quiet_lightning(), sensible_threads(batch_size * self._n_values):
             self.module.train()
             self._train_runner_cls(
                 self,

@@ -13,6 +13,7 @@ from mudata import MuData
 from mmopt import _keys
 from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
+from mmopt._threads import sensible_threads
 from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
@@ -28,6 +29,7 @@ _MUCH = 0.1
 _MATCHED, _MATCHED_MEMBERS = 20, 2
 
 
+@sensible_threads(0)
 def perturb(
     mdata: MuData,
     perturbation: str | tuple[str, str] | Sequence | Mapping[str, object],
@@ -218,7 +220,7 @@ def perturb(
                 f"{worst[column]:.0%} of the {'changes' if column[0] == 'c' else 'cells'} of {worst['group']} lie beyond {limit}"
             )
     for remark in remarks:
-        warnings.warn(f"{key}: {remark}", stacklevel=2)
+        warnings.warn(f"{key}: {remark}", stacklevel=3)
 
     mdata.uns.setdefault(_keys.PERTURB, {})[key] = {
         "effects": _effect_table(stage, summary, p, band, list(clamp.clamps)),

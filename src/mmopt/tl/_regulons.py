@@ -10,6 +10,7 @@ from mmopt import _keys
 from mmopt._checks import batch_codes, find_modalities, listed, nearest
 from mmopt._compat import versions
 from mmopt._logging import logger
+from mmopt._threads import sensible_threads
 from mmopt.grn.ensemble import Problem, cross_validated_penalty, fit_network
 from mmopt.grn.evidence import labels
 from mmopt.grn.links import activity
@@ -177,11 +178,12 @@ def regulons(
         if all(among[rows].any() for rows in profiles.rows.values()):
             rows = query[among[query]]
             folds.append(problem(profiles.values(rows, n_neighbors, among), rows))
-    penalty, errors, explained = cross_validated_penalty(folds, prior_strength)
+    with sensible_threads(len(columns) * values.shape[1]):
+        penalty, errors, explained = cross_validated_penalty(folds, prior_strength)
+        network, size, spread, radii = fit_network(
+            whole, penalty, prior_strength=prior_strength, n_members=n_boot, seed=random_state
+        )
     predictable = float((explained[blocks["rna"]] > PREDICTED).mean())
-    network, size, spread, radii = fit_network(
-        whole, penalty, prior_strength=prior_strength, n_members=n_boot, seed=random_state
-    )
     if prior is None and motifs is None:
         logger.warning(
             "no prior: %d regulators on the evidence of covariation alone; in simulations decoys then get effects as "

@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from mmopt import _keys
 from mmopt._compat import versions
 from mmopt._logging import logger
+from mmopt._threads import sensible_threads
 from mmopt.grn.search import (
     Set,
     best_by_chance,
@@ -33,6 +34,7 @@ _SCREEN_MEMBERS, _KEPT = 5, 25
 _EMBEDDED, _NEIGHBOURS = 300, 15
 
 
+@sensible_threads(0)
 def reprogram(
     mdata: MuData,
     source: End,
@@ -206,7 +208,7 @@ def reprogram(
     if model is not None:
         front["model_reached"] = _model_reached(mdata, stage, model, front, start, end, groupby, random_state)
     for remark in remarks:
-        warnings.warn(f"{key_added}: {remark}", stacklevel=2)
+        warnings.warn(f"{key_added}: {remark}", stacklevel=3)
     if left_out:
         logger.info("%d interventions were left out, e.g. %s", len(left_out), left_out[0][1])
     mdata.uns[key_added] = {

@@ -14,6 +14,7 @@ from mmopt._checks import listed
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt._progress import progress
+from mmopt._threads import sensible_threads
 from mmopt.grn.effects import Perturbation, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
@@ -22,6 +23,7 @@ from mmopt.tl._perturb import rms_of_effects
 from mmopt.tl._scene import Stage, members_of, set_stage
 
 
+@sensible_threads(0)
 def screen(
     mdata: MuData,
     features: str | Sequence = "regulators",
