@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmopt.models.genes import negative_binomial_of_shares
+from mmopt.models.genes import SMALL, negative_binomial_of_shares
 from mmopt.models.likelihoods import LARGE_DISPERSION, negative_binomial
 
 
@@ -11,6 +11,7 @@ def test_value_and_gradients_equal_those_of_plain_operations(to_csr, level):
     rng = np.random.default_rng(0)
     counts = rng.poisson(2.0, (7, 11)).astype(np.float64)
     counts[2] = 0  # a measured cell without counts
+    counts[3, :3] = SMALL, SMALL + 1, 5000  # the last that is looked up, and larger ones
     x = to_csr(counts)
     logits = torch.as_tensor(rng.normal(size=(7, 11))).requires_grad_()
     log_theta = torch.as_tensor(level + rng.normal(size=11)).requires_grad_()

@@ -11,7 +11,8 @@ from mmopt._random import derived
 from mmopt.models.data import MosaicLoader, read
 from mmopt.models.depth import MIN_CELLS
 from mmopt.models.module import TriModule
-from mmopt.models.readout import Readout, batch_shares, log_totals
+from mmopt.models.readout import batch_shares, log_totals
+from mmopt.models.sparse import Csr
 
 # at most so many for each subset of modalities: enough for a few dozen weights, and for one number
 FIT_CELLS, HELD_OUT_CELLS = 5000, 1000
@@ -118,15 +119,11 @@ def _design(
 
 def _strength(module: TriModule, modality: str, given: tuple[str, ...], loader: MosaicLoader) -> float:
     score = torch.zeros(len(STRENGTHS))
+    decoder, profile = module.decoders[modality], getattr(module, f"log_profile_{modality}")
     for tensors in loader:
-        posterior = _hear(module, given, tensors)
-        readout = Readout(module, modality, tensors, posterior)
-        z, cells = posterior["qz"].loc, torch.arange(len(tensors["batch"]))
-        counts = type(tensors[modality])(*(t.to(z.device) for t in tensors[modality]))
-        for i, strength in enumerate(STRENGTHS):
-            readout.strength = strength.expand(len(cells), 1).to(z.device)
-            logits = readout._logits(z, readout.batch, cells.to(z.device))
-            if modality == "rna":
-                logits = logits.log_softmax(1)
-            score[i] += module.decoders[modality].log_likelihood(logits, counts).sum().cpu()
+        z = _hear(module, given, tensors)["qz"].loc
+        counts = Csr(*(t.to(z.device) for t in tensors[modality]))
+        state = module._decode(modality, z, tensors["batch"].to(z.device), lean=True)
+        for i, strength in enumerate(STRENGTHS.tolist()):
+            score[i] += decoder.log_likelihood_towards(profile, strength, state, counts).sum().cpu()
     return float(STRENGTHS[score.argmax()])

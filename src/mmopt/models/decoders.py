@@ -78,6 +78,12 @@ class RnaDecoder(nn.Module):
     def lean_log_likelihood(self, logits: Tensor, counts: Csr) -> Tensor:
         return negative_binomial_of_shares(counts, logits, self.log_theta)
 
+    def log_likelihood_towards(
+        self, log_profile: Tensor, strength: float, logits: Tensor, counts: Csr
+    ) -> Tensor:
+        """Log-likelihood with the logits drawn towards a profile: 1 leaves them, 0 is the profile."""
+        return self.lean_log_likelihood(strength * logits + (1 - strength) * log_profile, counts)
+
     def log_likelihood(self, log_share: Tensor, counts: Csr) -> Tensor:
         return negative_binomial(
             counts, log_share + counts.totals().clamp_min(1).log()[:, None], self.log_theta
@@ -176,6 +182,13 @@ class AtacDecoder(nn.Module):
         """In training look at one peak of ``one_in``, else at all of them."""
         one_in = self.one_in if self.training else 1
         return peaks.multinomial(counts, hidden, self.head.weight, self.head.bias, one_in)
+
+    def log_likelihood_towards(
+        self, log_profile: Tensor, strength: float, hidden: Tensor, counts: Csr
+    ) -> Tensor:
+        """Log-likelihood at all peaks with the logits drawn towards a profile: 1 leaves them, 0 is the profile."""
+        bias = strength * self.head.bias + (1 - strength) * log_profile
+        return peaks.multinomial(counts, strength * hidden, self.head.weight, bias)
 
     def penalty(self) -> Tensor:
         """Negative log-prior of the two head matrices, for the whole data set."""

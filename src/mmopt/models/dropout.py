@@ -11,8 +11,9 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
     if x.device.type != "cpu" or not training or cut in (0, 256):
         return torch_dropout(x, rate, training)
     words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64).random_(-(2**63), None)
-    kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= cut
-    return x * kept * (256 / (256 - cut))
+    # compared as numbers, not as bytes: that is several times faster
+    kept = words.view(torch.uint8)[: x.numel()].view(x.shape).to(x.dtype).ge_(cut)
+    return x * kept.mul_(256 / (256 - cut))
 
 
 class Dropout(nn.Module):

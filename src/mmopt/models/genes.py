@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmopt.models.likelihoods import LARGE_DISPERSION, log_rising
+from mmopt.models.likelihoods import LARGE_DISPERSION, log_factorial, log_rising
 from mmopt.models.sparse import Csr
+
+SMALL = 16  # counts up to it are looked up
 
 
 def negative_binomial_of_shares(x: Csr, logits: Tensor, log_theta: Tensor) -> Tensor:
@@ -32,17 +34,31 @@ def negative_binomial_of_shares(x: Csr, logits: Tensor, log_theta: Tensor) -> Te
 
 def _rising(x: Csr, theta: Tensor) -> tuple[Tensor, Tensor]:
     """``lgamma(x + theta) - lgamma(theta)`` of each stored count and its derivative by ``theta``."""
-    at = theta.index_select(0, x.indices)
-    if theta.is_cuda or theta.max() >= LARGE_DISPERSION:
-        value, large = log_rising(x.counts, at), at.clamp_min(LARGE_DISPERSION)
-        small, summed = at.clamp_max(LARGE_DISPERSION), x.counts + large
-        exact = torch.digamma(x.counts + small) - torch.digamma(small)
-        series = torch.log1p(x.counts / large) + x.counts / (2 * large * summed)
-        series += (large**-2 - summed**-2) / 12
-        return value, torch.where(at < LARGE_DISPERSION, exact, series)
-    summed = x.counts + at  # what belongs to the gene alone is computed once per gene
-    value = torch.lgamma(summed) - torch.lgamma(theta).index_select(0, x.indices)
-    return value, torch.digamma(summed) - torch.digamma(theta).index_select(0, x.indices)
+    if theta.is_cuda:
+        return _exact(x.counts, theta.index_select(0, x.indices))
+    # of a small count a sum of few logarithms, the same for all cells: those of each gene are tabled
+    terms = theta + torch.arange(SMALL, dtype=theta.dtype)[:, None]
+    count = x.counts.clamp_max(SMALL).int()
+    places = count * len(theta) + x.indices
+    value, slope = (
+        torch.cat([torch.zeros_like(terms[:1]), t.cumsum(0)]).view(-1).index_select(0, places)
+        for t in (terms.log(), terms.reciprocal())
+    )
+    rest = torch.nonzero(x.counts != count)[:, 0]  # larger, or no whole numbers
+    if len(rest):
+        at = theta.index_select(0, x.indices.index_select(0, rest))
+        value[rest], slope[rest] = _exact(x.counts.index_select(0, rest), at)
+    return value, slope
+
+
+def _exact(counts: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same of counts of any size, each with its own ``theta``."""
+    large = theta.clamp_min(LARGE_DISPERSION)
+    small, summed = theta.clamp_max(LARGE_DISPERSION), counts + large
+    exact = torch.digamma(counts + small) - torch.digamma(small)
+    series = torch.log1p(counts / large) + counts / (2 * large * summed)
+    series += (large**-2 - summed**-2) / 12
+    return log_rising(counts, theta), torch.where(theta < LARGE_DISPERSION, exact, series)
 
 
 class _Kernel(torch.autograd.Function):
@@ -50,16 +66,19 @@ class _Kernel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Csr, logits: Tensor, log_theta: Tensor) -> Tensor:
-        theta = log_theta.exp()
-        apart = torch.log_softmax(logits, 1)
-        share = apart.exp()
-        apart.add_(x.totals().clamp_min(1).log_()[:, None]).sub_(log_theta)
+        theta, total = log_theta.exp(), x.totals().clamp_min(1)[:, None]
+        share = torch.softmax(logits, 1)
+        ratio = (share * total).mul_(1 / theta)  # exp(a)
         places = x.places(logits.shape[1])
-        of_zero = softplus(apart)
+        of_zero = ratio.log1p()
         stored, slope = _rising(x, theta)
-        stored = stored - torch.lgamma(x.counts + 1)
-        stored -= x.counts * softplus(-apart.view(-1).index_select(0, places))
-        ctx.save_for_backward(share, apart.sigmoid_(), of_zero, theta, places, slope, *x)
+        stored = stored - log_factorial(x.counts)
+        # at stored counts from the logits: where a is so low that exp(a) is nothing, its logarithm must not be
+        per_cell = total[:, 0].log() - logits.amax(1) + share.amax(1).log()
+        apart = logits.reshape(-1).index_select(0, places) + per_cell.index_select(0, x.rows)
+        apart -= log_theta.index_select(0, x.indices)
+        stored -= x.counts * softplus(-apart)
+        ctx.save_for_backward(share, ratio.div_(ratio + 1), of_zero, theta, places, slope, *x)
         return x._replace(counts=stored).totals() - of_zero @ theta
 
     @staticmethod

@@ -7,6 +7,7 @@ from torch.nn.functional import logsigmoid, softplus
 from mmopt.models.sparse import Csr
 
 LARGE_DISPERSION = 30.0
+FACTORIALS = 1024  # tabled; most counts are small and lgamma is slow
 
 
 def log_rising(x: Tensor, theta: Tensor) -> Tensor:
@@ -24,6 +25,14 @@ def log_rising(x: Tensor, theta: Tensor) -> Tensor:
         + (1 / (x + large) - 1 / large) / 12
     )
     return torch.where(theta < LARGE_DISPERSION, exact, series)
+
+
+def log_factorial(counts: Tensor) -> Tensor:
+    """Return ``lgamma(counts + 1)``."""
+    if counts.device.type != "cpu" or not len(counts) or counts.max() >= FACTORIALS:
+        return torch.lgamma(counts + 1)
+    table = torch.lgamma(torch.arange(1, FACTORIALS + 1, dtype=counts.dtype))
+    return table.index_select(0, counts.int())
 
 
 def negative_binomial(x: Csr, log_mean: Tensor, log_theta: Tensor) -> Tensor:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from mmopt.models.likelihoods import log_factorial
 from mmopt.models.sparse import Csr
 
 CHUNK = 4096  # peaks at a time, where not all are needed together
-FACTORIALS = 1024  # tabled; counts of fragments are small and lgamma is slow
 
 
 def draw(n_peaks: int, one_in: int) -> Tensor:
@@ -49,19 +49,12 @@ def multinomial(x: Csr, hidden: Tensor, weight: Tensor, bias: Tensor, one_in: in
         Look at one peak of so many.
     """
     total = x.totals()
-    constant = torch.lgamma(total + 1) - x._replace(counts=_log_factorial(x.counts)).totals()
+    constant = torch.lgamma(total + 1) - x._replace(counts=log_factorial(x.counts)).totals()
     with torch.autocast(hidden.device.type, enabled=False):
         hidden = hidden.float() if hidden.dtype in (torch.bfloat16, torch.float16) else hidden
         if torch.is_grad_enabled():
             return constant + _Kernel.apply(x, total, hidden, weight, bias, one_in)
         return constant + _stored(x, hidden, weight, bias)[0] - total * _log_partition(hidden, weight, bias)
-
-
-def _log_factorial(counts: Tensor) -> Tensor:
-    if counts.device.type != "cpu" or not len(counts) or counts.max() >= FACTORIALS:
-        return torch.lgamma(counts + 1)
-    table = torch.lgamma(torch.arange(1, FACTORIALS + 1, dtype=counts.dtype))
-    return table.index_select(0, counts.int())
 
 
 def _stored(x: Csr, hidden: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +117,7 @@ class _Kernel(torch.autograd.Function):
         by_weight, by_bias = torch.empty_like(weight), torch.empty_like(bias)
         for at, seen in x.transposed_products(upstream[:, None] * states, len(weight), CHUNK):
             if one_in > 1:
-                seen.sub_(torch.addmm(constant, weight[at], slope).mul_(profile[at]))
+                seen.sub_((weight[at] @ slope).add_(constant).mul_(profile[at]))
             else:
                 seen.sub_(off[at])
             by_weight[at], by_bias[at] = seen[:, :-1], seen[:, -1]
