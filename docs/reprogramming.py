@@ -33,8 +33,8 @@ def regrets(found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame(rows), words
 
 
-def accuracy(found: pd.DataFrame) -> pd.DataFrame:
-    """Mean over the networks of every score, by kind of perturbation, regime and method."""
+def accuracy(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Mean over the networks of every score, by kind of perturbation, regime and method; one table for each setting."""
     shown = {
         "pearson": "Pearson",
         "sign_accuracy": "right sign",
@@ -43,8 +43,13 @@ def accuracy(found: pd.DataFrame) -> pd.DataFrame:
         "coverage": "changed genes within the 90 % interval",
         "decoys": "decoys, share of regulators",
     }
-    means = found.groupby(["kind", "regime", "method"], sort=False)[list(shown)].mean().rename(columns=shown)
-    return means.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}").reset_index()
+    tables = {}
+    for genes, rows in found.groupby("genes"):
+        means = (
+            rows.groupby(["kind", "regime", "method"], sort=False)[list(shown)].mean().rename(columns=shown)
+        )
+        tables[genes] = means.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}").reset_index()
+    return tables
 
 
 def searches(found: pd.DataFrame) -> pd.DataFrame:

@@ -183,6 +183,24 @@ def test_the_page_of_the_twin_says_where_it_tells_no_fates(made):
         assert f"`{row['network']}` on day {row['time']:g}" in text.split("; not: ")[1]
 
 
+def test_effects_beside_the_truth_are_told_apart_by_how_many_genes_are_constant(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "accuracy.csv")
+    pages = {"mostly regulated": "accuracy", "mostly constant": "accuracy_constant"}
+    assert set(rows["genes"]) == set(pages)
+    for genes, page in pages.items():
+        text = (made / "include" / f"{page}.md").read_text(encoding="utf-8")
+        means = (
+            rows[rows["genes"] == genes]
+            .groupby(["kind", "regime", "method"])[["pearson", "mae_ratio"]]
+            .mean()
+        )
+        assert len(text.splitlines()) == len(means) + 2
+        for (kind, regime, method), mean in means.iterrows():
+            row = next(r for r in text.splitlines() if r.startswith(f"| {kind} | {regime} | {method} |"))
+            assert f"| {mean['pearson']:.2f} |" in row
+            assert f"| {mean['mae_ratio']:.2f} |" in row
+
+
 def test_the_comparison_says_where_others_are_better(made):
     source = (DOCS.parent / "benchmarks" / "integration.md").read_text(encoding="utf-8")
     page = (made / "include" / "peers.md").read_text(encoding="utf-8")

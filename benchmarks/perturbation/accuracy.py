@@ -1,6 +1,6 @@
 """Predicted knock-outs, over-expressions and doubles beside the simulator's truth; ``python accuracy.py [e f ...]``.
 
-RNA of all cells, each at its own time; the networks of ``REPORT``, on which nothing was chosen. Both methods of
+RNA of all cells, each at its own time; the networks of ``REPORT`` and ``CONSTANT``, on which nothing was chosen. Both methods of
 :func:`mmopt.tl.perturb`, the mean of the two, and no change. ``acute``: clamped in the cell as it is, read a third of the
 course later; ``chronic``: clamped from the first time point. A prediction is the same for both, as one snapshot does not know
 when a clamp began (the twin means the second). Writes ``accuracy.csv`` after each network.
@@ -94,7 +94,8 @@ def scores(found: list[pd.DataFrame], true: list[pd.DataFrame]) -> dict[str, flo
 
 def run(name: str) -> pd.DataFrame:
     """One row per kind of perturbation, regime and method."""
-    spec = networks.REPORT[name]
+    spec = (networks.REPORT | networks.CONSTANT)[name]
+    genes_are = "mostly constant" if name in networks.CONSTANT else "mostly regulated"
     mdata, prior, regulators, decoys = networks.data(spec)
     embedded(mdata)
     mm.tl.regulons(mdata, prior=prior, use_rep="X_pca")
@@ -108,7 +109,7 @@ def run(name: str) -> pd.DataFrame:
         for regime in regimes:
             true = [truth(mdata, k, genes, regime) for k, genes in perturbations if k == kind]
             for method in mine[0]:
-                row = {"network": name, "kind": kind, "regime": regime, "method": method}
+                row = {"network": name, "genes": genes_are, "kind": kind, "regime": regime, "method": method}
                 row |= scores([m[method] for m in mine], true)
                 if kind == "knockout" and method != "no change":
                     of_decoys, of_others = (
@@ -122,7 +123,7 @@ def run(name: str) -> pd.DataFrame:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     kept = HERE / "accuracy.csv"
-    for name in sys.argv[1:] or networks.REPORT:
+    for name in sys.argv[1:] or networks.REPORT | networks.CONSTANT:
         table = run(name).assign(date=str(datetime.date.today()), machine=machine("torch"))
         if kept.exists():
             before = pd.read_csv(kept)

@@ -1,6 +1,7 @@
 """Simulated networks with a corrupted prior and their truth, as the other scripts here use them.
 
-Sizes, topologies and seeds differ; the first half chooses (``DEVELOPMENT``), the second half reports (``REPORT``).
+Sizes, topologies and seeds differ; the first chooses (``DEVELOPMENT``), the others report: ``REPORT``, and ``CONSTANT``, where
+most genes do not vary, half have lost their own peaks and some regulators are on everywhere.
 """
 
 import numpy as np
@@ -21,15 +22,22 @@ REPORT = {
     "g": (20, 5, 2, 500, 1600, 13),
     "myeloid": (None, None, None, 390, 1400, 14),
 }
+CONSTANT = {
+    "h": (10, 4, 2, 390, 1400, 31),
+    "i": (12, 3, 4, 450, 1500, 33),
+}
 TIMES = (0, 2, 4, 6, 9, 12)
+HOUSEKEEPING, UNLINKED, LASTING = 0.65, 0.5, 4
 
 
 def data(spec: tuple, n_cells: int = 2000):
     """Simulated cells, their noisy prior and the names of the regulators and of the decoys."""
     n_regulators, n_fates, branching, n_genes, n_peaks, seed = spec
-    network = None
+    network, settings = None, {}
     if n_regulators is not None:
         network = mm.datasets.random_network(n_regulators, n_fates, branching=branching, random_state=seed)
+    if constant := spec in CONSTANT.values():
+        network, settings = lasting(network, seed), {"housekeeping": HOUSEKEEPING}
     mdata = mm.datasets.simulate_trimodal(
         n_cells,
         network=network,
@@ -40,11 +48,43 @@ def data(spec: tuple, n_cells: int = 2000):
         depth={"rna": 2 * n_genes, "atac": 0.7 * n_peaks},
         dropout=0.3,
         random_state=seed,
+        **settings,
     )
+    if constant:
+        unlink(mdata, seed)
     edges = mdata.uns["truth"]["edges"]
     regulators = sorted(set(edges["source"]))
     decoys = [f"DECOY{i + 1}" for i in range(8)]
     return mdata, corrupted(edges, regulators, decoys, mdata["rna"].var_names, seed), regulators, decoys
+
+
+def lasting(network, seed: int):
+    """Add regulators that are on from the start and at most lowered by others, never off."""
+    rng = np.random.default_rng([seed, 3])
+    edges = []
+    for number in range(LASTING):
+        name, (first, second) = f"ON{number + 1}", rng.choice(network.regulators, 2, replace=False)
+        edges += [
+            # source, target, sign, strength, complex
+            (first, name, -1, 0.5, 0),
+            (second, name, -1, 0.3, 1),
+            (name, second, 1, 0.5, 9),
+        ]
+    added = pd.DataFrame(edges, columns=["source", "target", "sign", "strength", "complex"])
+    added = added.assign(threshold=0.5, hill=4.0)
+    return type(network).from_edges(
+        pd.concat([network.edges, added], ignore_index=True),
+        initial=dict(network.initial) | dict.fromkeys(added["source"][2::3], 1.0),
+        stages=network.stages,
+    )
+
+
+def unlink(mdata, seed: int) -> None:
+    """Put the peaks of half of the genes where no gene is."""
+    genes = mdata["rna"].var_names
+    lost = np.random.default_rng([seed, 4]).choice(genes, int(UNLINKED * len(genes)), replace=False)
+    peaks = mdata["atac"].var
+    peaks["chrom"] = np.where(peaks["gene"].isin(lost), "unplaced", peaks["chrom"].astype(str))
 
 
 def corrupted(
