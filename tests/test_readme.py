@@ -26,4 +26,4 @@ def test_the_two_commands_are_one_line_each():
     assert len(commands) == 2
     assert all("\n" not in command for command in commands)
     assert commands[0].endswith("-m mmopt --out results")
-    assert commands[1].endswith("-m pytest")
+    assert commands[1].endswith("-m pytest -n auto --dist loadfile")  # every core, each file in one process
