@@ -34,7 +34,7 @@ def negative_binomial_of_shares(x: Csr, logits: Tensor, log_theta: Tensor) -> Te
 
 def _rising(x: Csr, theta: Tensor) -> tuple[Tensor, Tensor]:
     """``lgamma(x + theta) - lgamma(theta)`` of each stored count and its derivative by ``theta``."""
-    if theta.is_cuda:
+    if theta.device.type != "cpu":  # where lookups would wait for what is to be looked up
         return _exact(x.counts, theta.index_select(0, x.indices))
     # of a small count a sum of few logarithms, the same for all cells: those of each gene are tabled
     terms = theta + torch.arange(SMALL, dtype=theta.dtype)[:, None]
