@@ -26,10 +26,11 @@ def test_value_and_gradients_equal_those_of_plain_operations(to_csr, level):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
-def test_extreme_logits_stay_finite(to_csr):
+@pytest.mark.parametrize("lowest", [-30.0, -95.0])
+def test_extreme_logits_stay_finite(to_csr, lowest):
     x = to_csr(np.array([[3.0, 0, 50], [0, 0, 0]], np.float32))
     logits = torch.tensor([[80.0, -80, 0], [-80, 80, 0]], requires_grad=True)
-    log_theta = torch.tensor([-30.0, 0, 30], requires_grad=True)
+    log_theta = torch.tensor([lowest, 0, 30], requires_grad=True)
     value = negative_binomial_of_shares(x, logits, log_theta)
     value.sum().backward()
     assert all(torch.isfinite(t).all() for t in (value, logits.grad, log_theta.grad))

@@ -12,6 +12,7 @@ from mmopt.models.likelihoods import LARGE_DISPERSION, log_factorial, log_rising
 from mmopt.models.sparse import Csr
 
 SMALL = 16  # counts up to it are looked up
+LEAST = -40.0  # logarithm of a dispersion; far below, its inverse overflows
 
 
 def negative_binomial_of_shares(x: Csr, logits: Tensor, log_theta: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def _rising(x: Csr, theta: Tensor) -> tuple[Tensor, Tensor]:
         torch.cat([torch.zeros_like(terms[:1]), t.cumsum(0)]).view(-1).index_select(0, places)
         for t in (terms.log(), terms.reciprocal())
     )
-    rest = torch.nonzero(x.counts != count)[:, 0]  # larger, or no whole numbers
+    rest = torch.nonzero(x.counts != count)[:, 0]  # larger
     if len(rest):
         at = theta.index_select(0, x.indices.index_select(0, rest))
         value[rest], slope[rest] = _exact(x.counts.index_select(0, rest), at)
@@ -66,14 +67,15 @@ class _Kernel(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Csr, logits: Tensor, log_theta: Tensor) -> Tensor:
-        theta, total = log_theta.exp(), x.totals().clamp_min(1)[:, None]
+        log_theta, total = log_theta.clamp_min(LEAST), x.totals().clamp_min(1)[:, None]
+        theta = log_theta.exp()
         share = torch.softmax(logits, 1)
         ratio = (share * total).mul_(1 / theta)  # exp(a)
         places = x.places(logits.shape[1])
         of_zero = ratio.log1p()
         stored, slope = _rising(x, theta)
         stored = stored - log_factorial(x.counts)
-        # at stored counts from the logits: where a is so low that exp(a) is nothing, its logarithm must not be
+        # at stored counts from the logits: where a is so low that exp(a) is nothing, its logarithm is not
         per_cell = total[:, 0].log() - logits.amax(1) + share.amax(1).log()
         apart = logits.reshape(-1).index_select(0, places) + per_cell.index_select(0, x.rows)
         apart -= log_theta.index_select(0, x.indices)

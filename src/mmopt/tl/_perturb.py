@@ -29,7 +29,6 @@ _MUCH = 0.1
 _MATCHED, _MATCHED_MEMBERS = 20, 2
 
 
-@sensible_threads(0)
 def perturb(
     mdata: MuData,
     perturbation: str | tuple[str, str] | Sequence | Mapping[str, object],
@@ -191,7 +190,9 @@ def perturb(
     clamp = make(stage.scene)
     rng = np.random.default_rng([random_state, 12])
 
-    draws, clipped = stage.scene.draws(clamp)
+    with sensible_threads(0):
+        draws, clipped = stage.scene.draws(clamp)
+        null = stage.scene.null(clamp, n_null, rng)
     spread = stage.spread
     summary = summarise(draws, spread, list(clamp.clamps), claimed(draws, method))
     extra: dict[str, Any] = {}
@@ -202,7 +203,6 @@ def perturb(
         summary, n_calibration = calibration.interval(interventions, summary)
         extra, remark = calibration.report(n_calibration)
         remarks += remark
-    null = stage.scene.null(clamp, n_null, rng)
     blocks = list(stage.features.blocks.values())
     p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))
     pseudotime = _pseudotime(mdata, pseudotime_key)
@@ -220,7 +220,7 @@ def perturb(
                 f"{worst[column]:.0%} of the {'changes' if column[0] == 'c' else 'cells'} of {worst['group']} lie beyond {limit}"
             )
     for remark in remarks:
-        warnings.warn(f"{key}: {remark}", stacklevel=3)
+        warnings.warn(f"{key}: {remark}", stacklevel=2)
 
     mdata.uns.setdefault(_keys.PERTURB, {})[key] = {
         "effects": _effect_table(stage, summary, p, band, list(clamp.clamps)),

@@ -34,7 +34,6 @@ _SCREEN_MEMBERS, _KEPT = 5, 25
 _EMBEDDED, _NEIGHBOURS = 300, 15
 
 
-@sensible_threads(0)
 def reprogram(
     mdata: MuData,
     source: End,
@@ -159,37 +158,41 @@ def reprogram(
     n_members = stage.scene.network.n_members
     members = np.unique(np.linspace(0, n_members - 1, min(_SCREEN_MEMBERS, n_members)).round().astype(int))
 
-    found = search(
-        task, ways, max_factors, members=members, identity=identity, cells=SCREEN_CELLS, width=beam
-    )
-    relaxed = compare_relaxed(
-        task,
-        ways,
-        optimizers,
-        size=max(found),
-        penalty=penalty,
-        identity=identity,
-        cells=SCREEN_CELLS,
-        n_starts=n_starts,
-        n_evaluations=n_evaluations,
-        seed=random_state,
-    )
-    markers = {size: best_by_markers(task, ways, size) for size in found}
-    kept = {
-        size: _unique(
-            [sets[i] for i in np.argsort(-values, kind="stable")[: None if size == 1 else _KEPT]]
-            + [markers[size]]
-            + [s for s in relaxed.sets if len(s) == size]
+    with sensible_threads(0):
+        found = search(
+            task, ways, max_factors, members=members, identity=identity, cells=SCREEN_CELLS, width=beam
         )
-        for size, (sets, values, _) in found.items()
-    }
-    chance = best_by_chance(
-        task, ways, max(found), n=n_null, identity=identity, cells=SCREEN_CELLS, width=beam, rng=rng
-    )
-    ranking = pd.concat(
-        [scored(task, stage, sets, chance[:, size - 1], identity, names, rng) for size, sets in kept.items()],
-        ignore_index=True,
-    )
+        relaxed = compare_relaxed(
+            task,
+            ways,
+            optimizers,
+            size=max(found),
+            penalty=penalty,
+            identity=identity,
+            cells=SCREEN_CELLS,
+            n_starts=n_starts,
+            n_evaluations=n_evaluations,
+            seed=random_state,
+        )
+        markers = {size: best_by_markers(task, ways, size) for size in found}
+        kept = {
+            size: _unique(
+                [sets[i] for i in np.argsort(-values, kind="stable")[: None if size == 1 else _KEPT]]
+                + [markers[size]]
+                + [s for s in relaxed.sets if len(s) == size]
+            )
+            for size, (sets, values, _) in found.items()
+        }
+        chance = best_by_chance(
+            task, ways, max(found), n=n_null, identity=identity, cells=SCREEN_CELLS, width=beam, rng=rng
+        )
+        ranking = pd.concat(
+            [
+                scored(task, stage, sets, chance[:, size - 1], identity, names, rng)
+                for size, sets in kept.items()
+            ],
+            ignore_index=True,
+        )
     order = ranking["progress"] - penalty * ranking["n_factors"]
     ranking = ranking.loc[order.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
 
@@ -208,7 +211,7 @@ def reprogram(
     if model is not None:
         front["model_reached"] = _model_reached(mdata, stage, model, front, start, end, groupby, random_state)
     for remark in remarks:
-        warnings.warn(f"{key_added}: {remark}", stacklevel=3)
+        warnings.warn(f"{key_added}: {remark}", stacklevel=2)
     if left_out:
         logger.info("%d interventions were left out, e.g. %s", len(left_out), left_out[0][1])
     mdata.uns[key_added] = {

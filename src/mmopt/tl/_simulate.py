@@ -13,7 +13,6 @@ from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._progress import progress
 from mmopt._random import derived
-from mmopt._threads import sensible_threads
 from mmopt.tl._arms import Arms, Question, reader_of, run_flows, run_member
 from mmopt.tl._interventions import refuse_unsound
 from mmopt.tl._members import fate_matrix, restore
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from mmopt.models import TriVI
 
 
-@sensible_threads(0)
 def simulate(
     mdata: MuData,
     *,
@@ -177,7 +175,7 @@ def simulate(
         ood.append(pd.DataFrame({"time": grid, "arm": "perturbed", "share": np.mean(arms.outside, axis=0)}))
     remarks += warned(found, ood, course.units, bool(planned))
     for remark in remarks:
-        warnings.warn(f"{key_added}: {remark}", stacklevel=3)
+        warnings.warn(f"{key_added}: {remark}", stacklevel=2)
     mdata.uns[key_added] = found | {
         "t": grid,
         "ood": pd.concat(ood, ignore_index=True),
