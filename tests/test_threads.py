@@ -45,7 +45,7 @@ def threads() -> set[int]:
 
 
 def test_small_work_gets_one_thread_everywhere(fitted, regulated, monkeypatch):
-    """On a busy machine two threads in small operations took ten times longer than one."""
+    """On a busy machine two threads in small operations took several times longer than one."""
     seen: dict[str, set[int]] = {}
 
     def spy(module, name):

@@ -95,8 +95,9 @@ def scores(found: list[pd.DataFrame], true: list[pd.DataFrame]) -> dict[str, flo
 def run(name: str) -> pd.DataFrame:
     """One row per kind of perturbation, regime and method."""
     spec = (networks.REPORT | networks.CONSTANT)[name]
-    genes_are = "mostly constant" if name in networks.CONSTANT else "mostly regulated"
-    mdata, prior, regulators, decoys = networks.data(spec)
+    constant = name in networks.CONSTANT
+    setting = "mostly constant" if constant else "mostly regulated"
+    mdata, prior, regulators, decoys = networks.data(spec, constant=constant)
     embedded(mdata)
     mm.tl.regulons(mdata, prior=prior, use_rep="X_pca")
     mm.tl.twin(mdata, time_key="time", use_rep="X_pca", units="days", progress_bar=False)
@@ -109,7 +110,7 @@ def run(name: str) -> pd.DataFrame:
         for regime in regimes:
             true = [truth(mdata, k, genes, regime) for k, genes in perturbations if k == kind]
             for method in mine[0]:
-                row = {"network": name, "genes": genes_are, "kind": kind, "regime": regime, "method": method}
+                row = {"network": name, "genes": setting, "kind": kind, "regime": regime, "method": method}
                 row |= scores([m[method] for m in mine], true)
                 if kind == "knockout" and method != "no change":
                     of_decoys, of_others = (

@@ -30,13 +30,13 @@ TIMES = (0, 2, 4, 6, 9, 12)
 HOUSEKEEPING, UNLINKED, LASTING = 0.65, 0.5, 4
 
 
-def data(spec: tuple, n_cells: int = 2000):
-    """Simulated cells, their noisy prior and the names of the regulators and of the decoys."""
+def data(spec: tuple, n_cells: int = 2000, constant: bool = False):
+    """Simulated cells, their noisy prior and the names of the regulators and of the decoys; ``constant``: as for ``CONSTANT``."""
     n_regulators, n_fates, branching, n_genes, n_peaks, seed = spec
     network, settings = None, {}
     if n_regulators is not None:
         network = mm.datasets.random_network(n_regulators, n_fates, branching=branching, random_state=seed)
-    if constant := spec in CONSTANT.values():
+    if constant:
         network, settings = lasting(network, seed), {"housekeeping": HOUSEKEEPING}
     mdata = mm.datasets.simulate_trimodal(
         n_cells,

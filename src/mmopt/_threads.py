@@ -15,7 +15,7 @@ def sensible_threads(n_values: int) -> Iterator[None]:
     """Use one thread inside the block if operations see few values at a time, else as many as the libraries are set to use.
 
     That holds for torch and for NumPy's and SciPy's linear algebra. On a busy machine two threads that wait for each other in
-    every small operation were seen to take ten times longer than one. Also a decorator.
+    every small operation were seen to take several times longer than one. Also a decorator.
     """
     if n_values >= WORTH_SHARING:
         yield
