@@ -1,6 +1,6 @@
 """Predicted knock-outs, over-expressions and doubles beside the simulator's truth; ``python accuracy.py [e f ...]``.
 
-RNA of all cells, each at its own time; the networks of ``REPORT`` and ``CONSTANT``, on which nothing was chosen. Both methods of
+RNA of all cells, each at its own time; the networks of ``REPORT``, ``CONSTANT`` and ``BACKGROUND``, on which nothing was chosen. Both methods of
 :func:`mmopt.tl.perturb`, the mean of the two, and no change. ``acute``: clamped in the cell as it is, read a third of the
 course later; ``chronic``: clamped from the first time point. A prediction is the same for both, as one snapshot does not know
 when a clamp began (the twin means the second). Writes ``accuracy.csv`` after each network.
@@ -24,6 +24,7 @@ from fates import embedded
 from machine import machine
 
 HERE = Path(__file__).parent
+ALL = networks.REPORT | networks.CONSTANT | networks.BACKGROUND
 CHANGED, FEWEST = 0.1, 5
 # kind: number of perturbations, regimes of the truth
 KINDS = {
@@ -94,10 +95,11 @@ def scores(found: list[pd.DataFrame], true: list[pd.DataFrame]) -> dict[str, flo
 
 def run(name: str) -> pd.DataFrame:
     """One row per kind of perturbation, regime and method."""
-    spec = (networks.REPORT | networks.CONSTANT)[name]
-    constant = name in networks.CONSTANT
-    setting = "mostly constant" if constant else "mostly regulated"
-    mdata, prior, regulators, decoys = networks.data(spec, constant=constant)
+    spec = ALL[name]
+    background = name in networks.BACKGROUND
+    constant = background or name in networks.CONSTANT
+    setting = "background" if background else "mostly constant" if constant else "mostly regulated"
+    mdata, prior, regulators, decoys = networks.data(spec, constant=constant, background=background)
     embedded(mdata)
     mm.tl.regulons(mdata, prior=prior, use_rep="X_pca")
     mm.tl.twin(mdata, time_key="time", use_rep="X_pca", units="days", progress_bar=False)
@@ -124,7 +126,7 @@ def run(name: str) -> pd.DataFrame:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     kept = HERE / "accuracy.csv"
-    for name in sys.argv[1:] or networks.REPORT | networks.CONSTANT:
+    for name in sys.argv[1:] or ALL:
         table = run(name).assign(date=str(datetime.date.today()), machine=machine("torch"))
         if kept.exists():
             before = pd.read_csv(kept)

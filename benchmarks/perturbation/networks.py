@@ -1,7 +1,8 @@
 """Simulated networks with a corrupted prior and their truth, as the other scripts here use them.
 
-Sizes, topologies and seeds differ; the first chooses (``DEVELOPMENT``), the others report: ``REPORT``, and ``CONSTANT``, where
-most genes do not vary, half have lost their own peaks and some regulators are on everywhere.
+Sizes, topologies and seeds differ; the first chooses (``DEVELOPMENT``), the others report: ``REPORT``; ``CONSTANT``, where
+most genes do not vary, half have lost their own peaks and some regulators are on everywhere; and ``BACKGROUND``, where besides most of
+the ATAC fragments come from anywhere.
 """
 
 import numpy as np
@@ -26,12 +27,19 @@ CONSTANT = {
     "h": (10, 4, 2, 390, 1400, 31),
     "i": (12, 3, 4, 450, 1500, 33),
 }
+BACKGROUND = {
+    "j": (11, 4, 4, 390, 1400, 41),
+    "k": (14, 3, 2, 420, 1400, 43),
+}
 TIMES = (0, 2, 4, 6, 9, 12)
-HOUSEKEEPING, UNLINKED, LASTING = 0.65, 0.5, 4
+HOUSEKEEPING, UNLINKED, LASTING, ANYWHERE = 0.65, 0.5, 4, 0.6
 
 
-def data(spec: tuple, n_cells: int = 2000, constant: bool = False):
-    """Simulated cells, their noisy prior and the names of the regulators and of the decoys; ``constant``: as for ``CONSTANT``."""
+def data(spec: tuple, n_cells: int = 2000, constant: bool = False, background: bool = False):
+    """Simulated cells, their noisy prior and the names of the regulators and of the decoys.
+
+    ``constant``: as for ``CONSTANT``; ``background``: so many ATAC fragments from anywhere as for ``BACKGROUND``.
+    """
     n_regulators, n_fates, branching, n_genes, n_peaks, seed = spec
     network, settings = None, {}
     if n_regulators is not None:
@@ -52,6 +60,8 @@ def data(spec: tuple, n_cells: int = 2000, constant: bool = False):
     )
     if constant:
         unlink(mdata, seed)
+    if background:
+        blur(mdata, seed)
     edges = mdata.uns["truth"]["edges"]
     regulators = sorted(set(edges["source"]))
     decoys = [f"DECOY{i + 1}" for i in range(8)]
@@ -85,6 +95,16 @@ def unlink(mdata, seed: int) -> None:
     lost = np.random.default_rng([seed, 4]).choice(genes, int(UNLINKED * len(genes)), replace=False)
     peaks = mdata["atac"].var
     peaks["chrom"] = np.where(peaks["gene"].isin(lost), "unplaced", peaks["chrom"].astype(str))
+
+
+def blur(mdata, seed: int) -> None:
+    """Take fragments away and add as many that follow the average cell, as if they had come from anywhere."""
+    rng = np.random.default_rng([seed, 6])
+    atac = mdata["atac"]
+    counts = atac.X.toarray().astype(int)
+    anywhere = ANYWHERE * np.outer(counts.sum(1) / counts.sum(1).mean(), counts.mean(0))
+    kept = rng.binomial(counts, 1 - ANYWHERE) + rng.poisson(anywhere)
+    atac.X = type(atac.X)(kept.astype(atac.X.dtype))
 
 
 def corrupted(

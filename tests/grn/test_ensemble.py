@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmopt._response import Form
+from mmopt._response import Form, log_odds
 from mmopt.grn.ensemble import (
     RADIUS,
     Problem,
@@ -43,7 +43,7 @@ def test_the_network_has_the_true_edges_and_not_the_follower(problem):
 
 
 def test_without_evidence_the_follower_takes_its_share(problem):
-    blind = Problem(problem.level, problem.activity, problem.regulators, 0 * problem.sign)
+    blind = Problem(problem.level, problem.open_odds, problem.regulators, 0 * problem.sign)
     network, size, *_ = fit_network(blind, 0.02, n_members=8)
     edges = {(int(s), int(t)): w for s, t, w in zip(network.source, network.target, size, strict=True)}
     assert edges[2, 3] > 0.02
@@ -56,7 +56,7 @@ def test_the_spectral_radius_stays_below_one(problem):
     sign = problem.sign.copy()
     sign[0, :2], sign[1, :2] = [1, -1], [-1, 1]
     steep = np.clip(4 * (level - 0.5) + 0.5, 0, 1)
-    loop = Problem(level, steep, problem.regulators, sign)
+    loop = Problem(level, log_odds(steep), problem.regulators, sign)
     network, _, _, before = fit_network(loop, 0.005, n_members=6)
     after = [spectral_radius(network.dense(m)[:3], level[:, :3], network.forms[m]) for m in range(6)]
     assert max(before) > 1
@@ -64,9 +64,9 @@ def test_the_spectral_radius_stays_below_one(problem):
 
 
 def test_chromatin_says_what_a_regulator_makes(problem):
-    activity = problem.activity.copy()
-    activity[:, [1, 3]] = problem.level[:, [0, 1]]
-    mixed = Problem(problem.level, activity, problem.regulators, problem.sign)
+    open_odds = problem.open_odds.copy()
+    open_odds[:, [1, 3]] = log_odds(problem.level[:, [0, 1]])
+    mixed = Problem(problem.level, open_odds, problem.regulators, problem.sign)
     response = mixed.response(0.25)
     np.testing.assert_allclose(response[:, 1], mixed.open_odds[:, 1])
     np.testing.assert_allclose(response[:, 3], 0.75 * mixed.odds[:, 3] + 0.25 * mixed.open_odds[:, 3])
@@ -89,7 +89,7 @@ def test_donors_are_resampled_where_there_are_five():
 
 def test_penalty_and_stability(problem):
     halves = [
-        Problem(problem.level[rows], problem.activity[rows], problem.regulators, problem.sign)
+        Problem(problem.level[rows], problem.open_odds[rows], problem.regulators, problem.sign)
         for rows in (slice(0, 200), slice(200, 400))
     ]
     penalty, errors, _ = cross_validated_penalty(halves)

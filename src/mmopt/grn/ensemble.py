@@ -13,7 +13,9 @@ from mmopt.grn.ridge import adaptive_ridge, choose_penalty
 # networks (other networks than those any result is reported on)
 EXPONENTS, HALVES = (1.0, 2.0, 3.0), (0.3, 0.4, 0.5)
 HORIZONS = (6, 10, 16, 24)
-STRENGTHS, PENALTIES, CHROMATIN = (0.5, 1.0, 3.0), (0.5, 1.0, 2.0), (0.3, 0.6)
+STRENGTHS, PENALTIES, CHROMATIN = (0.5, 1.0, 3.0), (0.5, 1.0, 2.0), (0.0, 0.3, 0.6)
+# of what is fitted once, not by every member
+_CHROMATIN = 0.3
 RADIUS = 0.95
 # standardised coefficient that is nothing
 LEAST = 0.05
@@ -33,8 +35,9 @@ class Problem:
     ----------
     level
         ``(n_cells, n_features)`` of pooled cells.
-    activity
-        ``(n_cells, n_features)``: level of the chromatin that serves each gene, NaN columns where there is none.
+    open_odds
+        ``(n_cells, n_features)``: log odds of the chromatin that serves each gene, on the scale of its expression
+        (:func:`mmopt.grn.scale.chromatin_scale`); NaN columns where there is none.
     regulators
         Columns of the regulators, ``(p,)``.
     sign
@@ -45,16 +48,14 @@ class Problem:
     """
 
     level: np.ndarray
-    activity: np.ndarray
+    open_odds: np.ndarray
     regulators: np.ndarray
     sign: np.ndarray
     groups: np.ndarray | None = None
     odds: np.ndarray = field(init=False)
-    open_odds: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "odds", log_odds(self.level))
-        object.__setattr__(self, "open_odds", log_odds(self.activity))
 
     def response(self, chromatin: float) -> np.ndarray:
         """Log odds that the regulators are to explain.
@@ -170,7 +171,7 @@ def credibility(problem: Problem, penalty: float, prior_strength: float) -> np.n
     form = Form(2.0, 0.4)
     occupied, response = (
         form(np.maximum(problem.level[:, problem.regulators], 0)),
-        problem.response(CHROMATIN[0]),
+        problem.response(_CHROMATIN),
     )
     sign, known = np.nan_to_num(problem.sign), problem.sign != 0
     weights = adaptive_ridge(
@@ -205,6 +206,6 @@ def cross_validated_penalty(
     """Penalty that predicts best what regulators do in cells that were pooled apart; see :func:`choose_penalty`."""
     form = Form(2.0, 0.4)
     data = [
-        (form(np.maximum(fold.level[:, fold.regulators], 0)), fold.response(CHROMATIN[0])) for fold in folds
+        (form(np.maximum(fold.level[:, fold.regulators], 0)), fold.response(_CHROMATIN)) for fold in folds
     ]
     return choose_penalty(data, folds[0].relative_penalty(prior_strength))

@@ -1,10 +1,38 @@
-"""Levels: every feature on the scale from off to fully on."""
+"""Levels: every feature on the scale from off to fully on, and chromatin on the scale of expression."""
 
 import numpy as np
 
 _TOP, _TOP_LEVEL = 0.995, 0.9
+# least correlation with which chromatin says what is made of a gene
+_TOGETHER = 0.5
 
 
 def tops(values: np.ndarray) -> np.ndarray:
     """Value of each feature that stands for level 1, a little above its 99.5 % quantile; ``(n_features,)``."""
     return np.maximum(np.quantile(values, _TOP, axis=0) / _TOP_LEVEL, 1e-9)
+
+
+def chromatin_scale(odds: np.ndarray, open_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and offset that bring the log odds of each gene's chromatin to the scale of its expression.
+
+    Fragments that come from everywhere, and peaks that serve other genes as well, narrow the range of chromatin: a
+    network fitted to it as it is has effects that are as much too small. So it is divided by its slope on expression
+    (the slope of expression on chromatin would be too flat where chromatin is noisy).
+
+    Parameters
+    ----------
+    odds, open_odds
+        ``(n_cells, n_features)`` log odds of expression and of the chromatin that serves it, NaN where there is none.
+
+    Returns
+    -------
+    slope, offset
+        ``(n_features,)``; NaN where chromatin does not go along with expression (a correlation below 0.5).
+    """
+    centre, open_centre = odds.mean(0), open_odds.mean(0)
+    odds, open_odds = odds - centre, open_odds - open_centre
+    together = (odds * open_odds).mean(0)
+    variance = (odds**2).mean(0)
+    correlation = together / np.maximum(np.sqrt(variance * (open_odds**2).mean(0)), 1e-12)
+    slope = np.where(correlation >= _TOGETHER, variance / np.maximum(together, 1e-12), np.nan)
+    return slope, centre - slope * open_centre

@@ -10,12 +10,13 @@ from mmopt import _keys
 from mmopt._checks import batch_codes, find_modalities, listed, nearest
 from mmopt._compat import versions
 from mmopt._logging import logger
+from mmopt._response import log_odds
 from mmopt._threads import sensible_threads
 from mmopt.grn.ensemble import Problem, cross_validated_penalty, fit_network
 from mmopt.grn.evidence import labels
 from mmopt.grn.links import activity
 from mmopt.grn.network import sign_stability, spectral_radius
-from mmopt.grn.scale import tops
+from mmopt.grn.scale import chromatin_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
 from mmopt.tl._features import Features, choose_features
 from mmopt.tl._profiles import read_profiles
@@ -46,9 +47,10 @@ def regulons(
     """Fit which regulator acts on which gene, peak and protein, as often as it takes to see how sure that is.
 
     Raw counts of neighbouring cells are added up, and the log odds of every feature between off and fully on are
-    regressed on the occupancy of the regulators. For a gene with linked peaks their accessibility counts too; for a
-    regulator it is all that counts: chromatin shows what is being made now, expression what was made before. Penalties
-    grow on edges without evidence, and on those the data do not ask for.
+    regressed on the occupancy of the regulators. For a gene with linked peaks whose accessibility goes along with its
+    expression (a correlation of at least 0.5) that counts too, on the scale of expression; for a regulator it is all
+    that counts: chromatin shows what is being made now, expression what was made before. Penalties grow on edges
+    without evidence, and on those the data do not ask for.
 
     Parameters
     ----------
@@ -164,20 +166,27 @@ def regulons(
         codes, names = batch_codes(mdata, donor_key, modalities)  # refuses cells without a donor
         donors = np.array(names)[codes]
 
-    def problem(values: np.ndarray, rows: np.ndarray) -> Problem:
-        level = (values - bottom) / scale
-        chromatin = np.full_like(level, np.nan)
+    def levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        chromatin = np.full_like(values, np.nan)
         if len(links):
             opened, linked = activity(links, values[:, blocks["atac"]], len(features.names["rna"]))
             chromatin[:, np.flatnonzero(linked)] = (opened / tops(opened))[:, linked]
-        return Problem(level, chromatin, columns, sign, None if donors is None else donors[rows])
+        return (values - bottom) / scale, log_odds(chromatin)
 
-    whole = problem(values, query)
+    level, opened = levels(values)
+    slope, offset = chromatin_scale(log_odds(level), opened)
+
+    def problem(level: np.ndarray, opened: np.ndarray, rows: np.ndarray) -> Problem:
+        return Problem(
+            level, offset + slope * opened, columns, sign, None if donors is None else donors[rows]
+        )
+
+    whole = problem(level, opened, query)
     folds = []
     for among in _folds(mdata.n_obs, donors, rng):
         if all(among[rows].any() for rows in profiles.rows.values()):
             rows = query[among[query]]
-            folds.append(problem(profiles.values(rows, n_neighbors, among), rows))
+            folds.append(problem(*levels(profiles.values(rows, n_neighbors, among)), rows))
     with sensible_threads(len(columns) * values.shape[1]):
         penalty, errors, explained = cross_validated_penalty(folds, prior_strength)
         network, size, spread, radii = fit_network(
@@ -199,8 +208,7 @@ def regulons(
         )
     table = features.table
     occupied = whole.level[:, columns]
-    answer = np.where(np.isfinite(whole.open_odds).all(0), whole.open_odds, 0.0)
-    agrees = np.sign(_correlation(occupied, answer))
+    agrees = np.sign(_correlation(occupied, np.nan_to_num(opened)))
     expected = np.zeros_like(sign)
     expected[network.target, network.source] = np.sign(size)
     radius = [
