@@ -60,7 +60,12 @@ def write(benchmarks: Path, out: Path) -> None:
     (include / "reprogram.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
     ways = reprogramming.searches(pd.read_csv(folder / "searches.csv"))
     near = reprogramming.accuracy(pd.read_csv(folder / "accuracy.csv"))
-    for genes, page in (("mostly regulated", "accuracy"), ("mostly constant", "accuracy_constant")):
+    pages = {
+        "mostly regulated": "accuracy",
+        "mostly constant": "accuracy_constant",
+        "background": "accuracy_background",
+    }
+    for genes, page in pages.items():
         (include / f"{page}.md").write_text(table(near[genes]), encoding="utf-8")
     (include / "searches.md").write_text(table(ways), encoding="utf-8")
     told, words = twins.fates(pd.read_csv(benchmarks / "twin" / "fates.csv"))
