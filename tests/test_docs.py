@@ -183,9 +183,13 @@ def test_the_page_of_the_twin_says_where_it_tells_no_fates(made):
         assert f"`{row['network']}` on day {row['time']:g}" in text.split("; not: ")[1]
 
 
-def test_effects_beside_the_truth_are_told_apart_by_how_many_genes_are_constant(made):
+def test_effects_beside_the_truth_are_told_apart_by_setting(made):
     rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "accuracy.csv")
-    pages = {"mostly regulated": "accuracy", "mostly constant": "accuracy_constant"}
+    pages = {
+        "mostly regulated": "accuracy",
+        "mostly constant": "accuracy_constant",
+        "background": "accuracy_background",
+    }
     assert set(rows["genes"]) == set(pages)
     for genes, page in pages.items():
         text = (made / "include" / f"{page}.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ STRENGTHS, PENALTIES, CHROMATIN = (0.5, 1.0, 3.0), (0.5, 1.0, 2.0), (0.0, 0.3, 0
 _CHROMATIN = 0.3
 RADIUS = 0.95
 # standardised coefficient that is nothing
-LEAST = 0.1
+LEAST = 0.05
 _FORBIDDEN = 1e6
 # the data confirm an edge of the prior that comes out with its sign and at least this size
 _CONFIRMED, _UNSEEN_EDGES = 0.1, 4
