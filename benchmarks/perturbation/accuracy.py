@@ -24,7 +24,11 @@ from fates import embedded
 from machine import machine
 
 HERE = Path(__file__).parent
-ALL = networks.REPORT | networks.CONSTANT | networks.BACKGROUND
+ALL = {
+    name: (setting, spec, how)
+    for setting, (some, how) in networks.SETTINGS.items()
+    for name, spec in some.items()
+}
 CHANGED, FEWEST = 0.1, 5
 # kind: number of perturbations, regimes of the truth
 KINDS = {
@@ -95,11 +99,8 @@ def scores(found: list[pd.DataFrame], true: list[pd.DataFrame]) -> dict[str, flo
 
 def run(name: str) -> pd.DataFrame:
     """One row per kind of perturbation, regime and method."""
-    spec = ALL[name]
-    background = name in networks.BACKGROUND
-    constant = background or name in networks.CONSTANT
-    setting = "background" if background else "mostly constant" if constant else "mostly regulated"
-    mdata, prior, regulators, decoys = networks.data(spec, constant=constant, background=background)
+    setting, spec, how = ALL[name]
+    mdata, prior, regulators, decoys = networks.data(spec, **how)
     embedded(mdata)
     mm.tl.regulons(mdata, prior=prior, use_rep="X_pca")
     mm.tl.twin(mdata, time_key="time", use_rep="X_pca", units="days", progress_bar=False)

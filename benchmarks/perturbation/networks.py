@@ -31,6 +31,12 @@ BACKGROUND = {
     "j": (11, 4, 4, 390, 1400, 41),
     "k": (14, 3, 2, 420, 1400, 43),
 }
+# what is reported apart: its networks, and how :func:`data` makes them
+SETTINGS = {
+    "mostly regulated": (REPORT, {}),
+    "mostly constant": (CONSTANT, {"constant": True}),
+    "background": (BACKGROUND, {"constant": True, "background": True}),
+}
 TIMES = (0, 2, 4, 6, 9, 12)
 HOUSEKEEPING, UNLINKED, LASTING, ANYWHERE = 0.65, 0.5, 4, 0.6
 
