@@ -8,6 +8,7 @@ from mmopt.grn.ensemble import (
     bootstraps,
     cross_validated_penalty,
     fit_network,
+    least_size,
 )
 from mmopt.grn.network import sign_stability, spectral_radius
 
@@ -48,6 +49,27 @@ def test_without_evidence_the_follower_takes_its_share(problem):
     edges = {(int(s), int(t)): w for s, t, w in zip(network.source, network.target, size, strict=True)}
     assert edges[2, 3] > 0.02
     assert (blind.relative_penalty(50.0)[3:] == 1).all()
+
+
+def test_more_is_asked_of_the_edges_of_a_regulator_whose_evidence_fails(problem, monkeypatch):
+    confirmed, known = np.array([0, 0, 0, 2, 9]), np.array([0, 4, 1000, 8, 9])
+    np.testing.assert_allclose(least_size(confirmed, known), [0.05, 0.1, 0.15, 0.05, 0.05], atol=5e-4)
+
+    def edges(factor):
+        monkeypatch.setattr("mmopt.grn.ensemble._DOUBTED", factor)
+        network, *_ = fit_network(doubted, 0.02, n_members=8, prior_strength=2.0)
+        return set(zip(network.source.tolist(), network.target.tolist(), strict=True))
+
+    # nine features that do not care about the regulators, and evidence that 2 acts on them
+    rng = np.random.default_rng(1)
+    level = np.hstack([problem.level, rng.uniform(0.2, 0.8, (400, 9))])
+    sign = np.vstack([problem.sign, np.zeros((9, 3))])
+    sign[6:, 2] = 1
+    doubted = Problem(level, np.full(level.shape, np.nan), problem.regulators, sign)
+    before, after = edges(0.0), edges(20.0)
+    assert after < before
+    assert {source for source, _ in before - after} == {2}
+    assert all(sign[target, source] == 0 for source, target in before - after)
 
 
 def test_the_spectral_radius_stays_below_one(problem):

@@ -82,7 +82,7 @@ def test_many_at_once_are_as_one_at_a_time(member, monkeypatch):
     np.testing.assert_allclose(journey.distances(sets, member), expected, rtol=2e-4)
 
 
-def test_progress_is_nothing_for_a_regulator_without_edges_and_one_for_a_mirrored_state():
+def test_progress_is_nothing_for_a_regulator_without_edges():
     journey = task()
     quiet = np.flatnonzero(journey.network.source != 2)
     network = Network(
@@ -98,9 +98,15 @@ def test_progress_is_nothing_for_a_regulator_without_edges_and_one_for_a_mirrore
         network, journey.cells, journey.seen, journey.centres, journey.spread, journey.raised, journey.gap
     )
     np.testing.assert_allclose(still.progress([((2, OVEREXPRESS),), ((2, KNOCKOUT),)], 0), 0, atol=1e-5)
-    # far from both before (distance 1) and, mirrored, after
-    assert score(np.array([1.0, 0.4, 0.9])) == pytest.approx(0.6)
-    assert score(np.array([1.0, 0.4, 0.9]), identity=0) == 1
+
+
+def test_the_score_is_the_share_of_the_groups_that_are_not_the_target():
+    near = np.exp(-2 * np.array([1.0, 0.4, 0.9]))
+    distances = np.array([[1.0, 0.4, 0.9], [1e4, 0.0, 1.0], [0.0, 1e4, 1e4]])  # and where an exponential is nothing
+    np.testing.assert_allclose(score(distances), [1 - near[0] / near.sum(), 1, 0])
+    np.testing.assert_allclose(score(distances, identity=0)[0], 1 - near[0])
+    half = near[0] / (0.5 + 0.5 * near.sum())
+    np.testing.assert_allclose(score(distances, identity=0.5)[0], 1 - half)
 
 
 def test_shares_of_the_nearest_group_add_up():

@@ -9,7 +9,7 @@ from mmopt._response import Form, log_odds
 from mmopt.grn.network import Network, sign_stability, spectral_radius
 from mmopt.grn.ridge import adaptive_ridge, choose_penalty
 
-# what no data of one snapshot decide, so every member draws its own; the values are those that did well on simulated
+# what no data of one snapshot decide, so every member draws its own, each value as often as the others; the values are those that did well on simulated
 # networks (other networks than those any result is reported on)
 EXPONENTS, HALVES = (1.0, 2.0, 3.0), (0.3, 0.4, 0.5)
 HORIZONS = (6, 10, 16, 24)
@@ -22,8 +22,11 @@ LEAST = 0.05
 _FORBIDDEN = 1e6
 # the data confirm an edge of the prior that comes out with its sign and at least this size
 _CONFIRMED, _UNSEEN_EDGES = 0.1, 4
-# a regulator whose edges are all confirmed is believed more edges that no prior has: less of a penalty on them
+# a regulator whose edges are all confirmed is believed more edges that no prior has: less of a penalty on them (few count
+# for less: there might as well be as many unconfirmed ones that no prior has)
 _TRUSTED = 0.2
+# and one whose edges are not confirmed fewer: they must be up to so many times LEAST larger than it
+_DOUBTED = 2.0
 _POOLS = 150
 
 
@@ -124,14 +127,21 @@ def fit_network(
     n_features, p = problem.sign.shape
     sign = np.nan_to_num(problem.sign)
     spread = problem.odds.std(0)
-    trust = _TRUSTED ** credibility(problem, penalty, prior_strength)
+    confirmed, n_known = confirmed_edges(problem, penalty, prior_strength)
+    trust = _TRUSTED ** (confirmed / (n_known + _UNSEEN_EDGES))
     fitted, sizes, forms, steps, radii = [], [], [], [], []
-    for sample in bootstraps(len(problem.level), problem.groups, n_members, rng):
-        form = Form(rng.choice(EXPONENTS), rng.choice(HALVES))
-        outside = prior_strength * rng.choice(STRENGTHS)
-        alpha = penalty * rng.choice(PENALTIES)
-        response = problem.response(rng.choice(CHROMATIN))
-        steps.append(int(rng.choice(HORIZONS)))
+    design = [
+        rng.permutation(np.resize(values, n_members))
+        for values in (EXPONENTS, HALVES, STRENGTHS, PENALTIES, CHROMATIN, HORIZONS)
+    ]
+    for sample, exponent, half, strength, factor, chromatin, horizon in zip(
+        bootstraps(len(problem.level), problem.groups, n_members, rng), *design, strict=True
+    ):
+        form = Form(exponent, half)
+        outside = prior_strength * strength
+        alpha = penalty * factor
+        response = problem.response(chromatin)
+        steps.append(int(horizon))
         regulators = np.maximum(problem.level[:, problem.regulators], 0)
         occupied = form(regulators)
         weights = adaptive_ridge(
@@ -142,7 +152,9 @@ def fit_network(
         sizes.append(weights * occupied.std(0) / np.maximum(spread, 1e-3)[:, None])
     stacked, size = np.stack(fitted), np.stack(sizes)
     stability = sign_stability(stacked.reshape(n_members, -1)).reshape(n_features, p)
-    keep = ((problem.sign != 0) | (stability >= least_stability)) & (np.abs(size).max(0) > LEAST)
+    known = problem.sign != 0
+    least = np.where(known, LEAST, least_size(confirmed, n_known))
+    keep = (known | (stability >= least_stability)) & (np.abs(size).max(0) > least)
     stacked *= keep
     level = problem.level[:, problem.regulators]
     for member, (weights, form) in enumerate(zip(stacked, forms, strict=True)):
@@ -163,10 +175,12 @@ def fit_network(
     return network, kept.mean(0), kept.std(0, ddof=1), np.array(radii)
 
 
-def credibility(problem: Problem, penalty: float, prior_strength: float) -> np.ndarray:
-    """Share of each regulator's evidence that the data confirm, ``(p,)``: the edges of a decoy mostly are not.
+def confirmed_edges(
+    problem: Problem, penalty: float, prior_strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the edges that the evidence gives each regulator the data confirm, and how many it gives, ``(p,)``.
 
-    Few edges count for less: there might as well be as many unconfirmed ones that no prior has.
+    The edges of a decoy mostly are not confirmed.
     """
     form = Form(2.0, 0.4)
     occupied, response = (
@@ -183,7 +197,16 @@ def credibility(problem: Problem, penalty: float, prior_strength: float) -> np.n
     )
     size = weights * occupied.std(0) / np.maximum(problem.odds.std(0), 1e-3)[:, None]
     confirmed = known & (np.abs(size) > _CONFIRMED) & (weights * np.where(sign == 0, weights, sign) > 0)
-    return confirmed.sum(0) / (known.sum(0) + _UNSEEN_EDGES)
+    return confirmed.sum(0), known.sum(0)
+
+
+def least_size(confirmed: np.ndarray, n_known: np.ndarray) -> np.ndarray:
+    """Size below which an edge without evidence is nothing, of each regulator ``(p,)``: more where evidence failed.
+
+    Regulators about which nothing is known are not doubted, nor are those of which a quarter is confirmed.
+    """
+    doubt = 1 - _UNSEEN_EDGES * (confirmed + 1) / (n_known + _UNSEEN_EDGES)
+    return LEAST * (1 + _DOUBTED * np.maximum(doubt, 0))
 
 
 def bootstraps(

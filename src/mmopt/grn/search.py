@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.special import logsumexp
 
 from mmopt._response import FLOOR, expit
 from mmopt.grn.network import Network
@@ -12,8 +13,10 @@ from mmopt.grn.propagation import RATE, Cells
 
 KNOCKOUT, OVEREXPRESS = -1, 1
 _ROWS = 40_000
-# source and target that are nearer than this (in units of their distance) are the same state
+# a source that is the target's for all but so little has nothing to gain
 _LEAST_GAP = 0.1
+# how sharply a group's share falls with the distance; chosen on simulated networks (benchmarks/perturbation/tried.md)
+SHARPNESS = 2.0
 _MATCHED = 10
 
 # number of the regulator and what is done to it, e.g. ((3, KNOCKOUT), (5, OVEREXPRESS))
@@ -128,10 +131,10 @@ class Journey:
         cells: slice = slice(None),
         order: np.ndarray | None = None,
     ) -> np.ndarray:
-        """From 0, nothing gained, to 1: as far on the target's side as the source was on its own; ``(n_sets,)``."""
+        """From 0, nothing gained, to 1, all of the cells are the target's; ``(n_sets,)``."""
         before = score(self.idle(sets, cells), identity)
         after = score(self.distances(sets, member, order, cells), identity)
-        return (before - after) / np.maximum(2 * before, _LEAST_GAP)
+        return (before - after) / np.maximum(before, _LEAST_GAP)
 
     def nearest(self, sets: Sequence[Set], member: int, cells: slice = slice(None)) -> np.ndarray:
         """Share of the cells that lie nearest to each group afterwards, ``(n_sets, n_groups)``."""
@@ -151,12 +154,16 @@ class Journey:
 
 
 def score(distances: np.ndarray, identity: float = 1.0) -> np.ndarray:
-    """How far the cells are on the target's side: lower is better; ``(..., n_groups)`` to ``(...)``.
+    """Share of the cells that is not the target's: lower is better; ``(..., n_groups)`` to ``(...)``.
 
-    The distance to the target less ``identity`` times that to the nearest other group, the source among them. The
-    distance alone is content with cells that leave for a third group; on simulated networks it chose worse.
+    Every group has a share that falls with its distance, the source among them. The distance to the target alone
+    (``identity=0``) is content with cells that leave for a third group; on simulated networks it chose worse.
     """
-    return distances[..., 0] - identity * distances[..., 1:].min(-1)
+    log_share = -SHARPNESS * distances
+    weights = np.r_[1 - identity, np.full(distances.shape[-1], identity)]
+    nowhere = np.zeros((*distances.shape[:-1], 1))
+    total = logsumexp(np.concatenate([nowhere, log_share], axis=-1), axis=-1, b=weights)
+    return 1 - np.exp(log_share[..., 0] - total)
 
 
 def every_set(allowed: Sequence[tuple[int, int]], size: int) -> list[Set]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmopt._response import FLOOR
 from mmopt.grn.propagation import RATE
-from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey, Set
+from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, SHARPNESS, Journey, Set
 
 # how many members the objective averages over; more would be slower, and the best of a few is scored with all anyway
 _MEMBERS, _START, _SMOOTH = 3, 0.5, 0.03
@@ -29,7 +29,7 @@ class RelaxedJourney:
     A dose of -1 is a knock-out, 1 an over-expression, 0 leaves the regulator to the network; between them it acts as
     the mixture of its own level and the clamp. At the corners this is :func:`mmopt.grn.search.score` without the
     clipping to what was observed, and with clamped features in the distance. The saturating form, the steps and the
-    nearest other group make it nonconvex.
+    shares of the other groups make it nonconvex.
     """
 
     def __init__(
@@ -101,10 +101,17 @@ class RelaxedJourney:
                     for centre in self.centres
                 ]
             )
-            total = total + distance[0] - self.identity * distance[1:].min(0).values
+            total = total + 1 - torch.exp(-SHARPNESS * distance[0] - self._every_share(distance))
         # smooth at 0, where the absolute value is not
         price = (torch.sqrt(dose**2 + _SMOOTH**2) - _SMOOTH).sum(1)
         return total / len(self.members) + self.penalty * price
+
+    def _every_share(self, distance: Tensor) -> Tensor:
+        """Logarithm of what the target's share is a part of, ``(n_groups, n_starts)`` to ``(n_starts,)``."""
+        identity = torch.tensor(self.identity)
+        shares = torch.log(identity) - SHARPNESS * distance
+        nowhere = torch.log(1 - identity).expand(1, distance.shape[1])
+        return torch.logsumexp(torch.cat([nowhere, shares]), 0)
 
 
 def starts(n: int, p: int, seed: int) -> Tensor:

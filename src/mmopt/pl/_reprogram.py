@@ -54,7 +54,7 @@ def reprogram(
 
     Notes
     -----
-    Progress is 0 where nothing is gained and 1 where cells are as far on the target's side as they were on their own. Lines
+    Progress is 0 where nothing is gained and 1 where all cells are the target's. Lines
     are 90 % of the ensemble. Grey: what 95 % of the best sets of networks with shuffled targets stay within. Filled points
     are beyond it. ``+`` over-expression, ``−`` knock-out; orange squares: the sets the difference of marker genes would take.
 

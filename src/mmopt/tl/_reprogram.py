@@ -83,7 +83,7 @@ def reprogram(
     penalty
         What one more intervention must gain in progress.
     identity
-        Weight of the distance to the nearest other group; 0 looks at the distance to the target alone, and is then content
+        Weight of the other groups in a cell's shares; 0 looks at the distance to the target alone, and is then content
         with cells that turn into something else.
     beam
         Width of the beam, where there are too many sets.
@@ -109,7 +109,7 @@ def reprogram(
 
         ``ranking``
             ``factors`` (``"A+B"``), ``modes`` (``"knockout+overexpress"``), ``n_factors``, ``progress`` (0: nothing
-            gained, 1: as far on the target's side as the source was on its own) with ``sd, q05, q95`` over the ensemble,
+            gained, 1: all cells are the target's) with ``sd, q05, q95`` over the ensemble,
             ``distance`` (squared, to the target, relative to that of the source; clamped features left out),
             ``reached`` and ``off_target`` (share of the cells nearest to the target, and to a group that is neither),
             ``rank_sd`` and ``top_share`` (over the ensemble, among sets of its size), ``null_p`` (how often the best set of
@@ -134,8 +134,11 @@ def reprogram(
 
     Notes
     -----
+    A group's share of the cells falls as exp(-2 d) with their squared distance d to it, relative to the distance of source and
+    target; progress is how far the target's share came on its way to 1.
+
     With a linear network and the squared distance alone this search would be convex, and no optimizer could win. Here the
-    saturation, the steps and the nearest other group make it nonconvex; it is still so small that trying all singles
+    saturation, the steps and the shares of the other groups make it nonconvex; it is still so small that trying all singles
     and pairs is cheap, and ``regret`` says what the optimizers miss. Predictions are hypotheses about a network: on
     simulated ones the difference of marker genes alone is a strong baseline.
 
