@@ -102,7 +102,9 @@ def test_progress_is_nothing_for_a_regulator_without_edges():
 
 def test_the_score_is_the_share_of_the_groups_that_are_not_the_target():
     near = np.exp(-2 * np.array([1.0, 0.4, 0.9]))
-    distances = np.array([[1.0, 0.4, 0.9], [1e4, 0.0, 1.0], [0.0, 1e4, 1e4]])  # and where an exponential is nothing
+    distances = np.array(
+        [[1.0, 0.4, 0.9], [1e4, 0.0, 1.0], [0.0, 1e4, 1e4]]
+    )  # and where an exponential is nothing
     np.testing.assert_allclose(score(distances), [1 - near[0] / near.sum(), 1, 0])
     np.testing.assert_allclose(score(distances, identity=0)[0], 1 - near[0])
     half = near[0] / (0.5 + 0.5 * near.sum())

@@ -175,9 +175,7 @@ def fit_network(
     return network, kept.mean(0), kept.std(0, ddof=1), np.array(radii)
 
 
-def confirmed_edges(
-    problem: Problem, penalty: float, prior_strength: float
-) -> tuple[np.ndarray, np.ndarray]:
+def confirmed_edges(problem: Problem, penalty: float, prior_strength: float) -> tuple[np.ndarray, np.ndarray]:
     """How many of the edges that the evidence gives each regulator the data confirm, and how many it gives, ``(p,)``.
 
     The edges of a decoy mostly are not confirmed.
