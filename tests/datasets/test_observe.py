@@ -55,6 +55,21 @@ def test_counts_follow_the_signal_at_the_depth_asked_for(system):
         assert np.corrcoef(np.log(share.mean(0)), np.log(observed.mean(0)))[0, 1] > 0.99
 
 
+def test_background_falls_on_all_peaks_alike_whatever_the_cell(system):
+    now, depth = system.wild_type[0], default_depth(system.layout)
+    clean, half, nothing = (signal(system, now, depth, atac_background=b) for b in (0.0, 0.5, 1.0))
+    own = clean["atac"] / clean["atac"].sum(1, keepdims=True)
+    even = system.layout.peaks["mean"].to_numpy() / system.layout.peaks["mean"].sum()
+    np.testing.assert_allclose(half["atac"], (own + even) / 2)
+    np.testing.assert_allclose(nothing["atac"], np.tile(even, (len(own), 1)))
+    for modality in ("rna", "prot"):
+        np.testing.assert_array_equal(clean[modality], half[modality])
+    assay = Assay(depth, 0.0, np.zeros(len(own), dtype=int), 0.0, atac_background=1.0)
+    observed = count(system, now, assay)["atac"].toarray()
+    assert np.corrcoef(observed.mean(0), even)[0, 1] > 0.99
+    assert np.median(observed.sum(1)) == pytest.approx(depth["atac"], rel=0.15)
+
+
 def test_donors_shift_features(system):
     now = system.wild_type[0]
     for batch_effect, least, most in ((0.0, 0.0, 0.15), (0.5, 0.4, 1.0)):

@@ -215,6 +215,7 @@ def test_depth_and_house_keeping():
         ({"random_state": None}, ValueError, "random_state must be"),
         ({"housekeeping": 1.5}, ValueError, "housekeeping must be a number from 0 to 1"),
         ({"dropout": -0.1}, ValueError, "dropout must be"),
+        ({"atac_background": 1.1}, ValueError, "atac_background must be a number from 0 to 1"),
         ({"batch_effect": np.inf}, ValueError, "batch_effect must be a number of at least 0"),
         ({"times": (4, 2)}, ValueError, "strictly increasing"),
         ({"times": (2, 2)}, ValueError, "strictly increasing"),

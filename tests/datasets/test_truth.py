@@ -172,6 +172,19 @@ def test_a_subset_and_a_file_give_the_same_answer(data, tmp_path):
     pd.testing.assert_frame_equal(truth_effect(reread, "SPI1", groupby="time"), whole)
 
 
+def test_background_makes_the_truth_of_atac_smaller_and_no_other(data):
+    blurred = truth_effect(simulate_trimodal(400, **SIZES, atac_background=0.6), "GATA1")
+    clean = truth_effect(data, "GATA1")
+    for modality in ("rna", "prot"):
+        np.testing.assert_array_equal(deltas(blurred, modality), deltas(clean, modality))
+    narrow, wide = deltas(blurred, "atac"), deltas(clean, "atac")
+    assert 0.2 * wide.abs().mean() < narrow.abs().mean() < 0.7 * wide.abs().mean()
+    assert np.corrcoef(narrow, wide)[0, 1] > 0.9
+    old = data.copy()
+    del old.uns["truth"]["parameters"]["atac_background"]  # a file from before there was any
+    pd.testing.assert_frame_equal(truth_effect(old, "GATA1"), clean)
+
+
 def test_fates_by_group(data):
     fates = truth_fates(data, "SPI1", groupby="cell_type", regime="acute")
     assert fates.groupby("group")["perturbed"].sum().to_numpy() == pytest.approx(1)

@@ -21,12 +21,13 @@ _BLOCK = 2000
 
 @dataclass(frozen=True)
 class Assay:
-    """How the cells are measured: median counts per cell, share of weak signals lost, donors."""
+    """How the cells are measured: median counts, share of weak signals lost, donors, fragments from anywhere."""
 
     depth: Mapping[str, float]
     dropout: float
     donor: np.ndarray
     batch_effect: float
+    atac_background: float = 0.0
 
 
 def default_depth(layout: Layout) -> dict[str, float]:
@@ -39,20 +40,31 @@ def default_depth(layout: Layout) -> dict[str, float]:
 
 
 def signal(
-    system: System, snapshot: Snapshot, depth: Mapping[str, float], cells: slice | np.ndarray = slice(None)
+    system: System,
+    snapshot: Snapshot,
+    depth: Mapping[str, float],
+    cells: slice | np.ndarray = slice(None),
+    *,
+    atac_background: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """Return what there is to count, without noise, donor or dropout; cells × features, one array per modality.
 
     RNA and ATAC in any unit, as a cell's counts are shares of its depth. Protein is background plus foreground, in
-    counts: antibodies do not compete for the sequencing depth of one cell.
+    counts: antibodies do not compete for the sequencing depth of one cell. Of a cell's fragments a share
+    ``atac_background`` falls on the peaks as if all of them were open.
     """
     genes, peaks, proteins = system.layout.genes, system.layout.peaks, system.layout.proteins
     background, foreground = proteins["background"].to_numpy(), proteins["foreground"].to_numpy()
     # a third of the foreground is about what a cell shows
     scale = depth["prot"] / (background + foreground / 3).sum()
+    everywhere = peaks["mean"].to_numpy()
+    fragments = system.atac(snapshot, cells).T * everywhere
+    if atac_background:
+        fragments *= (1 - atac_background) / fragments.sum(1, keepdims=True)
+        fragments += atac_background * everywhere / everywhere.sum()
     return {
         "rna": system.rna(snapshot, cells).T * genes["mean"].to_numpy(),
-        "atac": system.atac(snapshot, cells).T * peaks["mean"].to_numpy(),
+        "atac": fragments,
         "prot": scale * (background + system.protein(snapshot, cells).T * foreground),
     }
 
@@ -75,7 +87,8 @@ def count(system: System, snapshot: Snapshot, assay: Assay) -> dict[str, sparse.
     blocks: dict[str, list] = {m: [] for m in features}
     for start in range(0, n_cells, _BLOCK):
         cells = slice(start, start + _BLOCK)
-        for modality, mean in signal(system, snapshot, assay.depth, cells).items():
+        expected = signal(system, snapshot, assay.depth, cells, atac_background=assay.atac_background)
+        for modality, mean in expected.items():
             shifted = mean * batch[modality][assay.donor[cells]]
             if modality != "prot":
                 shifted *= assay.depth[modality] / shifted.sum(1, keepdims=True)

@@ -35,6 +35,7 @@ def simulate_trimodal(
     missing: Mapping[str, float] | str | None = None,
     depth: Mapping[str, float] | None = None,
     dropout: float = 0.1,
+    atac_background: float = 0.0,
     interventions: object = None,
     kinetics: Kinetics | None = None,
     random_state: int = 0,
@@ -69,6 +70,9 @@ def simulate_trimodal(
         peak, 50 per protein.
     dropout
         Largest share of RNA counts set to 0; it falls off with the expected count.
+    atac_background
+        Share of a cell's ATAC fragments that fall on the peaks as if all were open, whatever the cell is. Real data have
+        such background; 0.3 takes more than half of the range of the log accessibility.
     interventions
         Clamp genes in all cells: ``"GATA1"``, ``("GATA1", "overexpress")``, ``("GATA1", "knockout", 2, 4)`` (days)
         or a list of these. Knock-out holds the gene at 0, over-expression at twice the 99.9 % quantile of the wild
@@ -112,7 +116,11 @@ def simulate_trimodal(
         "n_donors": n_donors,
     }
     _check_numbers(
-        sizes, n_decoys, random_state, {"housekeeping": housekeeping, "dropout": dropout}, batch_effect
+        sizes,
+        n_decoys,
+        random_state,
+        {"housekeeping": housekeeping, "dropout": dropout, "atac_background": atac_background},
+        batch_effect,
     )
     if network is None:
         network = krumsiek2011()
@@ -133,7 +141,8 @@ def simulate_trimodal(
     donor = np.random.default_rng([random_state, 6]).permutation(np.resize(np.arange(n_donors), n_cells))
     clamps = parse(interventions, system.layout.genes.index)
     now, end = system.read([system.time, system.end], clamps) if clamps else system.wild_type
-    assay = Assay(_checked_depth(depth, default_depth(system.layout)), dropout, donor, batch_effect)
+    measured = _checked_depth(depth, default_depth(system.layout))
+    assay = Assay(measured, dropout, donor, batch_effect, atac_background)
     lacking = missing_cells(missing, donor, random_state)
     counts = count(system, now, assay)
 

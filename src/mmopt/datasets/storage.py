@@ -41,6 +41,7 @@ def record(system: System, assay: Assay, interventions: Sequence[Intervention]) 
             "n_donors": int(assay.donor.max()) + 1,
             "batch_effect": float(assay.batch_effect),
             "dropout": float(assay.dropout),
+            "atac_background": float(assay.atac_background),
             "random_state": int(system.random_state),
         },
         "interventions": pd.DataFrame(

@@ -84,13 +84,16 @@ def truth_effect(
         (before,), (after,) = system.read([at]), system.read([at], clamps, since=system.time)
 
     depth = mdata.uns[SLOT]["depth"]
+    background = float(mdata.uns[SLOT]["parameters"].get("atac_background", 0.0))
     clamped = [c.gene for c in clamps]
     total: dict[str, np.ndarray] = {}
     squares: dict[str, np.ndarray] = {}
     membership = np.stack([np.isin(np.arange(len(cells)), rows) for rows in groups.values()]).astype(float)
     for start in range(0, len(cells), _BLOCK):
         block = cells[start : start + _BLOCK]
-        old, new = (_normalised(system, snapshot, depth, block, clamped) for snapshot in (before, after))
+        old, new = (
+            _normalised(system, snapshot, depth, block, clamped, background) for snapshot in (before, after)
+        )
         weight = membership[:, start : start + _BLOCK]
         for modality in new:
             delta = new[modality] - old[modality]
@@ -215,10 +218,15 @@ def _checked_horizon(regime: str, horizon: float | None, default: float) -> floa
 
 
 def _normalised(
-    system: System, snapshot: Snapshot, depth: dict, cells: np.ndarray, clamped: Sequence[str]
+    system: System,
+    snapshot: Snapshot,
+    depth: dict,
+    cells: np.ndarray,
+    clamped: Sequence[str],
+    background: float,
 ) -> dict[str, np.ndarray]:
     """Log-normalised signal, cells × features, the clamped genes left out of totals and centres."""
-    profile = signal(system, snapshot, depth, cells)
+    profile = signal(system, snapshot, depth, cells, atac_background=background)
     free = ~system.layout.genes.index.isin(clamped)
     shown = ~system.layout.proteins["gene"].isin(clamped).to_numpy()
     shown |= not shown.any()
