@@ -100,6 +100,15 @@ def test_progress_is_nothing_for_a_regulator_without_edges():
     np.testing.assert_allclose(still.progress([((2, OVEREXPRESS),), ((2, KNOCKOUT),)], 0), 0, atol=1e-5)
 
 
+def test_progress_is_one_where_the_cells_arrive_at_the_target(monkeypatch):
+    journey = task()
+    there = np.tile(journey.centres[0], (1, 12, 1))
+    monkeypatch.setattr(Journey, "arrive", lambda *_: iter([(slice(0, 1), there)]))
+    for clamped in ((0, KNOCKOUT), (1, OVEREXPRESS)):  # 1 is among the features that are seen
+        np.testing.assert_allclose(journey.progress([(clamped,)], 0), 1, rtol=1e-5)
+    np.testing.assert_allclose(journey.progress([((0, KNOCKOUT),)], 0, identity=0.3), 1, rtol=1e-5)
+
+
 def test_the_score_is_the_share_of_the_groups_that_are_not_the_target():
     near = np.exp(-2 * np.array([1.0, 0.4, 0.9]))
     distances = np.array(

@@ -14,7 +14,7 @@ from mmopt.grn.propagation import RATE, Cells
 KNOCKOUT, OVEREXPRESS = -1, 1
 _ROWS = 40_000
 # a source that is the target's for all but so little has nothing to gain
-_LEAST_GAP = 0.1
+_LEAST_GAP = 0.05
 # how sharply a group's share falls with the distance; chosen on simulated networks (benchmarks/perturbation/tried.md)
 SHARPNESS = 2.0
 _MATCHED = 10
@@ -119,9 +119,7 @@ class Journey:
 
     def idle(self, sets: Sequence[Set], cells: slice = slice(None)) -> np.ndarray:
         """:meth:`distances` if nothing is done, with each set's own features left out; ``(n_sets, n_groups)``."""
-        here, free = self.cells.level[cells][:, self.seen], self._free(sets)
-        apart = np.stack([(((here - c) / self.spread) ** 2).mean(0) for c in self.centres], axis=1)
-        return free @ apart / np.maximum(free @ apart[:, :1], 1e-12)
+        return self._relative(sets, cells, self.cells.level[cells][:, self.seen])
 
     def progress(
         self,
@@ -131,10 +129,18 @@ class Journey:
         cells: slice = slice(None),
         order: np.ndarray | None = None,
     ) -> np.ndarray:
-        """From 0, nothing gained, to 1, all of the cells are the target's; ``(n_sets,)``."""
-        before = score(self.idle(sets, cells), identity)
+        """From 0, nothing gained, to 1, the cells are the target's as much as its own centre is; ``(n_sets,)``."""
+        before, span = self.span(sets, identity, cells)
         after = score(self.distances(sets, member, order, cells), identity)
-        return (before - after) / np.maximum(before, _LEAST_GAP)
+        return (before - after) / span
+
+    def span(
+        self, sets: Sequence[Set], identity: float = 1.0, cells: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """:func:`score` if nothing is done, and how much lower it is at the target's centre; ``(n_sets,)`` both."""
+        before = score(self.idle(sets, cells), identity)
+        there = score(self._relative(sets, cells, self.centres[:1]), identity)
+        return before, np.maximum(before - there, _LEAST_GAP)
 
     def nearest(self, sets: Sequence[Set], member: int, cells: slice = slice(None)) -> np.ndarray:
         """Share of the cells that lie nearest to each group afterwards, ``(n_sets, n_groups)``."""
@@ -147,6 +153,13 @@ class Journey:
             for group in range(len(self.centres)):
                 out[batch, group] = (closest == group).mean(1)
         return out
+
+    def _relative(self, sets: Sequence[Set], cells: slice, states: np.ndarray) -> np.ndarray:
+        """Distances of these states to every group, in units of that of the cells to the target."""
+        free, here = self._free(sets), self.cells.level[cells][:, self.seen]
+        apart = np.stack([(((states - c) / self.spread) ** 2).mean(0) for c in self.centres], axis=1)
+        before = (((here - self.centres[0]) / self.spread) ** 2).mean(0)
+        return free @ apart / np.maximum(free @ before, 1e-12)[:, None]
 
     def _free(self, sets: Sequence[Set]) -> np.ndarray:
         own = self.network.regulators[:, None] == self.seen

@@ -27,8 +27,8 @@ class RelaxedJourney:
     """Distance to the target as a differentiable function of a dose per regulator.
 
     A dose of -1 is a knock-out, 1 an over-expression, 0 leaves the regulator to the network; between them it acts as
-    the mixture of its own level and the clamp. At the corners this is :func:`mmopt.grn.search.score` without the
-    clipping to what was observed, and with clamped features in the distance. The saturating form, the steps and the
+    the mixture of its own level and the clamp. At the corners this falls as :meth:`mmopt.grn.search.Journey.progress` rises, without
+    the clipping to what was observed, and with clamped features in the distance. The saturating form, the steps and the
     shares of the other groups make it nonconvex.
     """
 
@@ -66,6 +66,8 @@ class RelaxedJourney:
             weights = journey.weights(m)
             parts = torch.tensor(weights[network.regulators].T), torch.tensor(weights[journey.seen].T)
             self.members.append((*parts, network.forms[m], network.n_steps[m]))
+        _, span = journey.span([()], identity, cells)
+        self.span = float(span[0])
         self.before = (((self.level - self.centres[0]) / self.scale) ** 2).sum(-1).mean()
 
     def dose(self, free: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ class RelaxedJourney:
             total = total + 1 - torch.exp(-SHARPNESS * distance[0] - self._every_share(distance))
         # smooth at 0, where the absolute value is not
         price = (torch.sqrt(dose**2 + _SMOOTH**2) - _SMOOTH).sum(1)
-        return total / len(self.members) + self.penalty * price
+        return total / (self.span * len(self.members)) + self.penalty * price
 
     def _every_share(self, distance: Tensor) -> Tensor:
         """Logarithm of what the target's share is a part of, ``(n_groups, n_starts)`` to ``(n_starts,)``."""

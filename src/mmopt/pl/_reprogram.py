@@ -54,7 +54,7 @@ def reprogram(
 
     Notes
     -----
-    Progress is 0 where nothing is gained and 1 where all cells are the target's. Lines
+    Progress is 0 where nothing is gained and 1 where the cells are the target's as much as its own centre is. Lines
     are 90 % of the ensemble. Grey: what 95 % of the best sets of networks with shuffled targets stay within. Filled points
     are beyond it. ``+`` over-expression, ``−`` knock-out; orange squares: the sets the difference of marker genes would take.
 

@@ -109,7 +109,7 @@ def reprogram(
 
         ``ranking``
             ``factors`` (``"A+B"``), ``modes`` (``"knockout+overexpress"``), ``n_factors``, ``progress`` (0: nothing
-            gained, 1: all cells are the target's) with ``sd, q05, q95`` over the ensemble,
+            gained, 1: the cells are the target's as much as its own centre is) with ``sd, q05, q95`` over the ensemble,
             ``distance`` (squared, to the target, relative to that of the source; clamped features left out),
             ``reached`` and ``off_target`` (share of the cells nearest to the target, and to a group that is neither),
             ``rank_sd`` and ``top_share`` (over the ensemble, among sets of its size), ``null_p`` (how often the best set of
@@ -135,7 +135,7 @@ def reprogram(
     Notes
     -----
     A group's share of the cells falls as exp(-2 d) with their squared distance d to it, relative to the distance of source and
-    target; progress is how far the target's share came on its way to 1.
+    target; progress is how far the target's share came on the way to what it is at the target's centre.
 
     With a linear network and the squared distance alone this search would be convex, and no optimizer could win. Here the
     saturation, the steps and the shares of the other groups make it nonconvex; it is still so small that trying all singles
