@@ -9,8 +9,8 @@ from mmopt._response import Form, log_odds
 from mmopt.grn.network import Network, sign_stability, spectral_radius
 from mmopt.grn.ridge import adaptive_ridge, choose_penalty
 
-# what no data of one snapshot decide, so every member draws its own, each value as often as the others; the values are those that did well on simulated
-# networks (other networks than those any result is reported on)
+# what no data of one snapshot decide, so every member has its own, each value as often as the others; the values are those
+# that did well on simulated networks (other networks than those any result is reported on)
 EXPONENTS, HALVES = (1.0, 2.0, 3.0), (0.3, 0.4, 0.5)
 HORIZONS = (6, 10, 16, 24)
 STRENGTHS, PENALTIES, CHROMATIN = (0.5, 1.0, 3.0), (0.5, 1.0, 2.0), (0.0, 0.3, 0.6)
@@ -98,7 +98,7 @@ def fit_network(
 ) -> tuple[Network, np.ndarray, np.ndarray, np.ndarray]:
     """Fit an ensemble and keep the edges whose sign its members agree on.
 
-    Each member sees a bootstrap of the pooled cells (of the donors, where there are five or more), and draws the form
+    Each member sees a bootstrap of the pooled cells (of the donors, where there are five or more), and has its own form
     of the regulators' effect, the penalties, the weight of the chromatin and the number of steps.
 
     Parameters

@@ -27,9 +27,9 @@ class RelaxedJourney:
     """Distance to the target as a differentiable function of a dose per regulator.
 
     A dose of -1 is a knock-out, 1 an over-expression, 0 leaves the regulator to the network; between them it acts as
-    the mixture of its own level and the clamp. At the corners this falls as :meth:`mmopt.grn.search.Journey.progress` rises, without
-    the clipping to what was observed, and with clamped features in the distance. The saturating form, the steps and the
-    shares of the other groups make it nonconvex.
+    the mixture of its own level and the clamp. At the corners this falls as :meth:`mmopt.grn.search.Journey.progress`
+    rises, without the clipping to what was observed, and with clamped features in the distance. The saturating form, the
+    steps and the shares of the other groups make it nonconvex.
     """
 
     def __init__(

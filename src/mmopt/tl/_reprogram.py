@@ -134,8 +134,8 @@ def reprogram(
 
     Notes
     -----
-    A group's share of the cells falls as exp(-2 d) with their squared distance d to it, relative to the distance of source and
-    target; progress is how far the target's share came on the way to what it is at the target's centre.
+    A group's share of the cells falls as exp(-2 d) with their squared distance d to it, relative to the distance of source
+    and target; progress is how far the target's share came on the way to what it is at the target's centre.
 
     With a linear network and the squared distance alone this search would be convex, and no optimizer could win. Here the
     saturation, the steps and the shares of the other groups make it nonconvex; it is still so small that trying all singles
