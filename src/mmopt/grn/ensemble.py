@@ -99,7 +99,7 @@ def fit_network(
     """Fit an ensemble and keep the edges whose sign its members agree on.
 
     Each member sees a bootstrap of the pooled cells (of the donors, where there are five or more), and has its own form
-    of the regulators' effect, the penalties, the weight of the chromatin and the number of steps.
+    of the regulators' effect, penalties, weight of the chromatin and number of steps.
 
     Parameters
     ----------

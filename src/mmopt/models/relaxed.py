@@ -24,7 +24,7 @@ class Run:
 
 
 class RelaxedJourney:
-    """Distance to the target as a differentiable function of a dose per regulator.
+    """What is left to the target, as a differentiable function of a dose per regulator.
 
     A dose of -1 is a knock-out, 1 an over-expression, 0 leaves the regulator to the network; between them it acts as
     the mixture of its own level and the clamp. At the corners this falls as :meth:`mmopt.grn.search.Journey.progress`
