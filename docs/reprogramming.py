@@ -5,7 +5,7 @@ import pandas as pd
 # of the score and of the penalties of the network fit, see benchmarks/perturbation/networks.py
 CHOSEN_ON = {
     "a": "the score was chosen on it",
-    "c": "penalties were chosen on it",
+    "c": "score and penalties were chosen on it",
     "e": "penalties were chosen on it",
 }
 SIZES = {1: "one", 2: "up to two"}
