@@ -64,6 +64,8 @@ def test_background_falls_on_all_peaks_alike_whatever_the_cell(system):
     np.testing.assert_allclose(nothing["atac"], np.tile(even, (len(own), 1)))
     for modality in ("rna", "prot"):
         np.testing.assert_array_equal(clean[modality], half[modality])
+    third = signal(system, now, depth, atac_background=0.3)["atac"]
+    assert np.log(third).std(0).mean() < 0.5 * np.log(own).std(0).mean()  # as the docstring says
     assay = Assay(depth, 0.0, np.zeros(len(own), dtype=int), 0.0, atac_background=1.0)
     observed = count(system, now, assay)["atac"].toarray()
     assert np.corrcoef(observed.mean(0), even)[0, 1] > 0.99
