@@ -6,9 +6,11 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "effects": ["Perturbation", "Scene"],
-        "ensemble": ["Problem", "fit_network"],
+        "confirmation": ["Confirmation", "confirm"],
+        "ensemble": ["fit_network"],
         "links": ["link_peaks"],
         "network": ["Network"],
+        "problem": ["Problem"],
         "propagation": ["Cells", "Readout", "propagate"],
         "ridge": ["adaptive_ridge", "ridge"],
     },

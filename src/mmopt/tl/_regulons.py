@@ -12,10 +12,12 @@ from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt._response import log_odds
 from mmopt._threads import sensible_threads
-from mmopt.grn.ensemble import Problem, cross_validated_penalty, fit_network
+from mmopt.grn.confirmation import confirm
+from mmopt.grn.ensemble import cross_validated_penalty, fit_network
 from mmopt.grn.evidence import labels
 from mmopt.grn.links import activity
 from mmopt.grn.network import sign_stability, spectral_radius
+from mmopt.grn.problem import Problem
 from mmopt.grn.scale import chromatin_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
 from mmopt.tl._features import Features, choose_features
@@ -50,7 +52,8 @@ def regulons(
     regressed on the occupancy of the regulators. For a gene with linked peaks whose accessibility goes along with its
     expression (a correlation of at least 0.5) that counts too, on the scale of expression; for a regulator it is all
     that counts: chromatin shows what is being made now, expression what was made before. Penalties grow on edges
-    without evidence, and on those the data do not ask for.
+    without evidence, on those the data do not ask for, and on all edges of a regulator of whose evidence the data confirm no
+    more than chance would.
 
     Parameters
     ----------
@@ -95,6 +98,11 @@ def regulons(
         of the target's log odds per standard deviation of the occupancy), ``sd`` over the members,
         ``sign_stability``, ``evidence``: ``"prior+peak"`` (in the prior, and the chromatin of the target agrees),
         ``"prior"``, ``"motif+peak"`` or ``"covariation"``.
+    ``regulators``
+        Table ``modality, feature, n_edges`` (edges to genes that prior and motifs give the regulator), ``n_confirmed`` (of them,
+        those the data confirm: the same sign and a standardised coefficient of at least 0.1), ``n_by_chance`` (as many
+        edges to genes drawn at random: how many of those are confirmed, mean of five draws) and ``doubt`` (0 to 1: how much
+        more likely so few are by chance than for the regulators together).
     ``links``
         Table ``gene, peak, distance, correlation, weight``.
     ``spectral_radius``
@@ -178,7 +186,12 @@ def regulons(
 
     def problem(level: np.ndarray, opened: np.ndarray, rows: np.ndarray) -> Problem:
         return Problem(
-            level, offset + slope * opened, columns, sign, None if donors is None else donors[rows]
+            level,
+            offset + slope * opened,
+            columns,
+            sign,
+            None if donors is None else donors[rows],
+            len(features.names["rna"]),
         )
 
     whole = problem(level, opened, query)
@@ -189,8 +202,9 @@ def regulons(
             folds.append(problem(*levels(profiles.values(rows, n_neighbors, among)), rows))
     with sensible_threads(len(columns) * values.shape[1]):
         penalty, errors, explained = cross_validated_penalty(folds, prior_strength)
+        evidence = confirm(whole, penalty, prior_strength, random_state)
         network, size, spread, radii = fit_network(
-            whole, penalty, prior_strength=prior_strength, n_members=n_boot, seed=random_state
+            whole, penalty, evidence, prior_strength=prior_strength, n_members=n_boot, seed=random_state
         )
     predictable = float((explained[blocks["rna"]] > PREDICTED).mean())
     if prior is None and motifs is None:
@@ -235,6 +249,15 @@ def regulons(
         "links": links.assign(
             gene=features.names["rna"].to_numpy(dtype=object)[links["gene"]],
             peak=features.names["atac"].to_numpy(dtype=object)[links["peak"]] if len(links) else "",
+        ),
+        "regulators": table.iloc[columns]
+        .reset_index(drop=True)
+        .assign(
+            modality=lambda t: pd.Categorical(t["modality"]),
+            n_edges=evidence.known,
+            n_confirmed=evidence.confirmed,
+            n_by_chance=evidence.by_chance,
+            doubt=evidence.doubt,
         ),
         "spectral_radius": float(max(radius)),
         "members": {

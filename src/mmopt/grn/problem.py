@@ -1,0 +1,69 @@
+"""What a network is fitted to: levels of all features, and what is known of each edge."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mmopt._response import log_odds
+
+_FORBIDDEN = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything a fit needs, features of all modalities side by side.
+
+    Parameters
+    ----------
+    level
+        ``(n_cells, n_features)`` of pooled cells.
+    open_odds
+        ``(n_cells, n_features)``: log odds of the chromatin that serves each gene, on the scale of its expression
+        (:func:`mmopt.grn.scale.chromatin_scale`); NaN columns where there is none.
+    regulators
+        Columns of the regulators, ``(p,)``.
+    sign
+        ``(n_features, p)``: sign the evidence gives an edge, NaN where it gives an edge without a sign, 0 where it
+        gives none.
+    groups
+        Donor of each cell where donors are resampled, else ``None``.
+    n_genes
+        Features that are genes, the first so many; the others inherit what is known of a gene. By default all.
+    """
+
+    level: np.ndarray
+    open_odds: np.ndarray
+    regulators: np.ndarray
+    sign: np.ndarray
+    groups: np.ndarray | None = None
+    n_genes: int | None = None
+    odds: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "odds", log_odds(self.level))
+
+    def response(self, chromatin: float) -> np.ndarray:
+        """Log odds that the regulators are to explain.
+
+        For a gene that is no regulator a mixture of expression and chromatin; for a regulator its chromatin alone:
+        what it makes now, where its expression is what it made before.
+        """
+        linked = np.isfinite(self.open_odds).all(0)
+        mixed = np.where(linked, (1 - chromatin) * self.odds + chromatin * self.open_odds, self.odds)
+        made = self.regulators[linked[self.regulators]]
+        mixed[:, made] = self.open_odds[:, made]
+        return mixed
+
+    def relative_penalty(self, outside: float | np.ndarray) -> np.ndarray:
+        """1 for the edges there is evidence for and ``outside`` for the others, if there is evidence for any.
+
+        ``outside`` may differ between regulators.
+
+        A regulator whose production is not seen in its chromatin would explain itself: that edge is closed.
+        """
+        known = self.sign != 0
+        penalty = np.where(known, 1.0, outside if known.any() else 1.0)
+        blind = ~np.isfinite(self.open_odds[:, self.regulators]).all(0)
+        numbers = np.arange(len(self.regulators))
+        penalty[self.regulators[blind], numbers[blind]] = _FORBIDDEN
+        return penalty
