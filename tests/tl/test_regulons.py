@@ -208,3 +208,22 @@ def test_a_network_that_predicts_nothing_says_so_and_so_does_what_is_computed_wi
     caplog.clear()
     mm.tl.screen(noise, [gene], progress_bar=False)
     assert "of the genes in held-out cells: effects are mostly noise" in caplog.text
+
+
+def test_how_much_of_the_evidence_the_data_confirm_beside_chance(regulated, caplog):
+    mdata, prior = regulated
+    table = mdata.uns["regulons"]["regulators"].set_index("feature")
+    genes = prior[prior["target"].isin(mdata["rna"].var_names)]
+    assert table["n_edges"].to_dict() == genes["source"].value_counts().reindex(table.index).to_dict()
+    true = table.drop(index="DECOY1")
+    assert true["n_confirmed"].sum() > 2 * true["n_by_chance"].sum()
+    assert true["doubt"].mean() < 0.1 < 0.5 < table.loc["DECOY1", "doubt"]
+    rng = np.random.default_rng(1)
+    targets = mdata["rna"].var_names[~mdata["rna"].var_names.isin(prior["source"])]
+    elsewhere = prior.assign(target=rng.choice(targets, len(prior)))
+    other = mdata.copy()
+    mm.tl.regulons(other, prior=elsewhere, n_boot=5)
+    assert "it says little about who regulates what" in caplog.text
+    caplog.clear()
+    mm.tl.regulons(other, prior=prior, n_boot=5)
+    assert "it says little" not in caplog.text

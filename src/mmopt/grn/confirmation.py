@@ -41,6 +41,13 @@ class Confirmation:
         return self.confirmed / (self.known + _UNSEEN)
 
     @property
+    def beyond_chance(self) -> float:
+        """How many standard deviations more edges are confirmed than by chance, of all regulators together."""
+        chance = self.by_chance / np.maximum(self.known, 1)
+        variance = (self.known * chance * (1 - chance)).sum()
+        return float((self.confirmed - self.by_chance).sum() / max(np.sqrt(variance), 0.5))
+
+    @property
     def doubt(self) -> np.ndarray:
         """From 0 to 1: how much more likely so few confirmed edges are by chance than for the regulators together.
 

@@ -25,6 +25,8 @@ from mmopt.tl._profiles import read_profiles
 
 _FIT_CELLS = 3000
 _LEAST_CELLS = 10
+# evidence of at least so many edges that is not confirmed so many standard deviations more often than by chance is warned of
+_JUDGED_EDGES, _CHANCE = 20, 2.0
 
 
 def regulons(
@@ -99,10 +101,10 @@ def regulons(
         ``sign_stability``, ``evidence``: ``"prior+peak"`` (in the prior, and the chromatin of the target agrees),
         ``"prior"``, ``"motif+peak"`` or ``"covariation"``.
     ``regulators``
-        Table ``modality, feature, n_edges`` (edges to genes that prior and motifs give the regulator), ``n_confirmed`` (of them,
-        those the data confirm: the same sign and a standardised coefficient of at least 0.1), ``n_by_chance`` (as many
-        edges to genes drawn at random: how many of those are confirmed, mean of five draws) and ``doubt`` (0 to 1: how much
-        more likely so few are by chance than for the regulators together).
+        Table ``modality, feature, n_edges`` (edges to genes that prior and motifs give the regulator), ``n_confirmed`` (of
+        these, how many come out with the same sign and a standardised coefficient above 0.1), ``n_by_chance`` (the same of as
+        many edges to genes drawn at random, mean of five draws), ``doubt`` (0 to 1: how much more likely so few are by chance
+        than for all regulators together). Where all together have hardly more than by chance, a warning says so.
     ``links``
         Table ``gene, peak, distance, correlation, weight``.
     ``spectral_radius``
@@ -212,6 +214,14 @@ def regulons(
             "no prior: %d regulators on the evidence of covariation alone; in simulations decoys then get effects as "
             "large as true regulators. Give `prior=`, e.g. decoupler's CollecTRI",
             len(columns),
+        )
+    if evidence.known.sum() >= _JUDGED_EDGES and evidence.beyond_chance < _CHANCE:
+        logger.warning(
+            "the data confirm %d of the %d edges to genes that the evidence gives, and %.0f of as many to genes drawn at random: "
+            "in these cells it says little about who regulates what, and effects rest on covariation",
+            evidence.confirmed.sum(),
+            evidence.known.sum(),
+            evidence.by_chance.sum(),
         )
     if predictable < FEW_PREDICTED:
         logger.warning(
