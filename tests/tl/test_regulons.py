@@ -227,3 +227,7 @@ def test_how_much_of_the_evidence_the_data_confirm_beside_chance(regulated, capl
     caplog.clear()
     mm.tl.regulons(other, prior=prior, n_boot=5)
     assert "it says little" not in caplog.text
+    with pytest.warns(UserWarning, match="of the 7 edges that prior and motifs give DECOY1"):
+        mm.tl.perturb(other, "DECOY1", n_null=5)
+    mm.tl.perturb(other, "GATA1", n_null=5)
+    assert "drawn at random" not in " ".join(other.uns["perturb"]["GATA1_knockout"]["warnings"])

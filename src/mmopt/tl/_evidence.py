@@ -1,5 +1,7 @@
 """What a MuData and the user's tables say of each edge before any fit."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from mudata import MuData
@@ -13,6 +15,7 @@ from mmopt.tl._features import Features
 # cells of one type (a line, CD4 T cells at rest); in the line, where knock-outs were measured, predicted directions were
 # wrong (benchmarks/perturbation/predictable.py)
 PREDICTED, FEW_PREDICTED = 0.3, 0.1
+_DOUBTED = 0.5
 
 
 def linked_peaks(mdata: MuData, features: Features, values: np.ndarray, window: float) -> pd.DataFrame:
@@ -89,3 +92,14 @@ def cognates(mdata: MuData, features: Features) -> pd.DataFrame:
     """Numbers of the proteins and of the genes that code for them."""
     var = mdata.mod[features.modalities["prot"]].var.loc[features.names["prot"]]
     return cognate_genes(features.names["prot"], features.names["rna"], var.get("gene"))
+
+
+def doubts(slot: dict, columns: Iterable[int]) -> list[str]:
+    """Say of which perturbed regulators the data do not confirm the evidence."""
+    table = slot["regulators"].set_index(np.asarray(slot["members"]["regulators"], dtype=int))
+    mine = table[table.index.isin(list(columns)) & (table["doubt"] > _DOUBTED)]
+    return [
+        f"the data confirm {row.n_confirmed} of the {row.n_edges} edges that prior and motifs give {row.feature}, about as many as "
+        "of edges drawn at random: whether it regulates anything here is in doubt"
+        for row in mine.itertuples()
+    ]

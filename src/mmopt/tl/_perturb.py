@@ -17,6 +17,7 @@ from mmopt._threads import sensible_threads
 from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
+from mmopt.tl._evidence import doubts
 from mmopt.tl._interventions import build, label, parse, refuse_unsound
 from mmopt.tl._reference import Shift, shift_cells
 from mmopt.tl._scene import Stage, members_of, set_stage
@@ -175,6 +176,7 @@ def perturb(
     remarks = (
         lost
         + stage.remarks
+        + doubts(mdata.uns[regulons], detected)
         + refuse_unsound(
             interventions,
             stage.features,
