@@ -1,4 +1,7 @@
-"""Share of the genes that regulators predict in cells pooled apart; ``MMOPT_DATA=... python predictable.py`` writes predictable.csv."""
+"""What regulators predict in cells pooled apart, and how much of the prior the data confirm beside chance.
+
+``MMOPT_DATA=... python predictable.py`` writes predictable.csv.
+"""
 
 import datetime
 import sys
@@ -51,7 +54,9 @@ if __name__ == "__main__":
         genes = (slot["features"]["modality"] == slot["params"]["modalities"]["rna"]).to_numpy()
         r2 = slot["features"].loc[genes, "held_out_r2"]
         row = {"data": name, "cells": mdata.n_obs, "genes": len(r2)}
-        rows.append(row | {"above 0.3": slot["params"]["predictable"], "median": np.median(r2)})
+        row |= {"above 0.3": slot["params"]["predictable"], "median": np.median(r2)}
+        evidence = slot["regulators"][["n_edges", "n_confirmed", "n_by_chance"]].sum().to_dict()
+        rows.append(row | evidence | {"doubted": int((slot["regulators"]["doubt"] > 0.5).sum())})
         print(rows[-1], flush=True)
     table = pd.DataFrame(rows).assign(date=str(datetime.date.today()), machine=machine())
     table.round(3).to_csv(Path(__file__).with_suffix(".csv"), index=False)

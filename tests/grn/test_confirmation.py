@@ -74,7 +74,7 @@ counts = st.lists(
 
 
 @given(counts)
-def test_doubt_is_a_share_and_falls_with_what_is_confirmed(rows):
+def test_doubt_is_a_share_and_nobody_is_doubted_where_nothing_is_confirmed(rows):
     known, confirmed, by_chance = map(np.array, zip(*rows, strict=True))
     evidence = Confirmation(known, confirmed, by_chance)
     assert ((evidence.doubt >= 0) & (evidence.doubt <= 1)).all()
