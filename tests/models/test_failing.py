@@ -62,7 +62,7 @@ class TestNonFinite:
         def act(trainer, plan):
             if trainer.global_step == 2:
                 with torch.no_grad():
-                    plan.module.encoders["prot"][0].trunk.head.bias.fill_(torch.nan)
+                    plan.module.encoders["prot"].trunk.head.bias.fill_(torch.nan)
 
         with pytest.raises(NonFiniteLossError, match="'prot'"):
             train(make_model(), 2, callbacks=[Spy(on_train_batch_start=act)])
@@ -80,7 +80,7 @@ class TestNonFinite:
 
         model = make_model()
         with torch.no_grad():
-            model.module.decoders["prot"][0].log_theta.fill_(torch.nan)
+            model.module.decoders["prot"].log_theta.fill_(torch.nan)
         with pytest.raises(NonFiniteLossError, match=r"'prot'.*step 0"):
             train(model, 1)
 

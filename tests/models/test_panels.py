@@ -113,7 +113,7 @@ def test_zeros_of_absent_proteins_reach_neither_encoder_nor_likelihood(model, hi
 
 
 def test_absent_proteins_are_encoded_as_average(model, hidden):
-    encoder = model.module.encoders["prot"][1]
+    encoder = model.module.encoders["prot"]
     inputs = []
     hook = encoder.dropout.register_forward_pre_hook(lambda _, x: inputs.append(x[0].clone()))
     (tensors,) = model._make_data_loader(hidden, batch_size=512)
@@ -133,7 +133,7 @@ def test_no_gradient_comes_from_absent_proteins(make_model, hidden):
     (tensors,) = make_model(hidden)._make_data_loader(hidden, batch_size=512)
     module.train()
     module(tensors)[2].loss.backward()
-    gradient = module.decoders["prot"][1].log_background.grad
+    gradient = module.decoders["prot"].log_background.grad
     assert (gradient[0, :2] == 0).all()
     assert (gradient[1, 2:4] == 0).all()
     assert (gradient[0, 2:] != 0).all()

@@ -278,10 +278,10 @@ class TestTampering:
         "change",
         [
             lambda t: t.pop("log_profile_rna"),
-            lambda t: t.pop("encoders.rna.0.first.weight"),
+            lambda t: t.pop("encoders.rna.first.weight"),
             lambda t: set_(t, "surplus", torch.zeros(2)),
-            lambda t: set_(t, "encoders.rna.0.first.weight", torch.zeros(16, 29)),
-            lambda t: set_(t, "encoders.rna.0.first.weight", torch.zeros(30, 16)),
+            lambda t: set_(t, "encoders.rna.first.weight", torch.zeros(16, 29)),
+            lambda t: set_(t, "encoders.rna.first.weight", torch.zeros(30, 16)),
             lambda t: set_(t, "n_cells", torch.zeros(2)),
             lambda t: t.clear(),
         ],

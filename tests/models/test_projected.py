@@ -17,7 +17,7 @@ def few_peaks_are_many(monkeypatch):
 
 
 def encoder_of(model):
-    return model.module.encoders["atac"][1]
+    return model.module.encoders["atac"]
 
 
 def test_components_come_from_the_data_and_are_part_of_the_model(make_model, train, tmp_path):

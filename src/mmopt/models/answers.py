@@ -223,7 +223,7 @@ class Answers:
             source = generator if n_samples > 1 else None
             drawn = torch.stack(
                 [
-                    readout.levels(*readout.state(qz, source, apart=return_samples or bool(interval)))
+                    readout.levels(*readout.state(qz, source, any_depth=return_samples or bool(interval)))
                     for _ in range(n_samples)
                 ]
             )

@@ -119,12 +119,11 @@ def _design(
 
 def _strength(module: TriModule, modality: str, given: tuple[str, ...], loader: MosaicLoader) -> float:
     score = torch.zeros(len(STRENGTHS))
-    profile = getattr(module, f"log_profile_{modality}")
+    decoder, profile = module.decoders[modality], getattr(module, f"log_profile_{modality}")
     for tensors in loader:
         z = _hear(module, given, tensors)["qz"].loc
         counts = Csr(*(t.to(z.device) for t in tensors[modality]))
-        states = module._decode(modality, z, tensors["batch"].to(z.device), lean=True)
-        for decoder, state in zip(module.decoders[modality], states, strict=True):
-            for i, strength in enumerate(STRENGTHS.tolist()):
-                score[i] += decoder.log_likelihood_towards(profile, strength, state, counts).sum().cpu()
+        state = module._decode(modality, z, tensors["batch"].to(z.device), lean=True)
+        for i, strength in enumerate(STRENGTHS.tolist()):
+            score[i] += decoder.log_likelihood_towards(profile, strength, state, counts).sum().cpu()
     return float(STRENGTHS[score.argmax()])

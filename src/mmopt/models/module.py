@@ -1,7 +1,5 @@
 """The network of TriVI: encoders, product of experts, decoders and the evidence lower bound."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -37,9 +35,6 @@ class TriModule(BaseModuleClass):
         Sizes of the latent space, of the hidden layers and of the bottleneck before the peaks; if not given, the latter
         is 32, with more than 8,192 peaks 16. With so many the encoder sees 32 components of them, see
         :class:`mmopt.models.encoders.ProjectedAtacEncoder`.
-    n_members
-        Networks side by side, which share nothing but the data: each has its part of the latent space, encoders that give it and
-        decoders that see it alone. The bound is the mean of theirs.
     peaks_per_step
         The ATAC likelihood of a training step looks at so many peaks (or somewhat more), drawn anew each time; see
         :mod:`mmopt.models.peaks`. Held-out likelihoods always look at all. If not given: 3,000 if there are more than
@@ -62,7 +57,6 @@ class TriModule(BaseModuleClass):
         *,
         n_latent: int = 20,
         n_hidden: int = 128,
-        n_members: int = 1,
         atac_rank: int | None = None,
         peaks_per_step: int | None = None,
         dropout_rate: float = 0.3,
@@ -72,7 +66,7 @@ class TriModule(BaseModuleClass):
     ):
         super().__init__()
         self.modalities = tuple(n_features)
-        self.n_latent, self.n_members = n_latent, n_members
+        self.n_latent = n_latent
         self.n_batch, self.n_added_batches = n_batch, n_added_batches
         self.modality_dropout = modality_dropout
         self.alignment = alignment
@@ -84,17 +78,20 @@ class TriModule(BaseModuleClass):
         if self.n_components:
             encoders, of_encoder = ENCODERS | {"atac": ProjectedAtacEncoder}, {"n_components": COMPONENTS}
         of_decoder = {"atac": {"rank": atac_rank, "one_in": max(1, n_peaks // peaks_per_step)}}
-        n_own, members = n_latent // n_members, range(n_members)
-        self.encoders = nn.ModuleDict()
-        for m, n in n_features.items():
-            more = of_encoder if m == "atac" else {}
-            self.encoders[m] = nn.ModuleList(
-                encoders[m](n, n_hidden, n_own, dropout_rate, **more) for _ in members
-            )
-        self.decoders = nn.ModuleDict()
-        for m, n in n_features.items():
-            sizes, more = (n, n_own, n_batch, n_hidden, dropout_rate, n_added_batches), of_decoder.get(m, {})
-            self.decoders[m] = nn.ModuleList(DECODERS[m](*sizes, **more) for _ in members)
+        self.encoders = nn.ModuleDict(
+            {
+                m: encoders[m](n, n_hidden, n_latent, dropout_rate, **(of_encoder if m == "atac" else {}))
+                for m, n in n_features.items()
+            }
+        )
+        self.decoders = nn.ModuleDict(
+            {
+                m: DECODERS[m](
+                    n, n_latent, n_batch, n_hidden, dropout_rate, n_added_batches, **of_decoder.get(m, {})
+                )
+                for m, n in n_features.items()
+            }
+        )
         self.register_buffer("n_cells", torch.tensor(1.0))
         for m, n in n_features.items():  # which batch measured a modality; of protein, which of its features
             self.register_buffer(
@@ -120,35 +117,32 @@ class TriModule(BaseModuleClass):
 
         set_(self.n_cells, n_cells)
         for m, s in statistics.items():
+            encoder, decoder = self.encoders[m], self.decoders[m]
+            set_(encoder.mean, s["mean"])
+            set_(encoder.scale, s["scale"])
             set_(getattr(self, f"measured_{m}"), measured[m])
-            if m != "prot":
-                self.depths[m].reset(s["totals"])
-                set_(getattr(self, f"log_profile_{m}"), s["log_profile"])
-            for encoder, decoder in zip(self.encoders[m], self.decoders[m], strict=True):
-                set_(encoder.mean, s["mean"])
-                set_(encoder.scale, s["scale"])
-                if m == "prot":
-                    set_(decoder.log_background, s["log_background"])
-                    set_(decoder.increment.bias, np.log(np.expm1(s["step"])))
-                    continue
-                set_(decoder.head.bias, s["log_profile"])
-                if m == "atac":
-                    set_(encoder.idf, s["idf"])
-                    if self.n_components:
-                        n = s["components"].shape[1]  # fewer where there are few cells
-                        set_(encoder.components[:, :n], s["components"])
-                    encoder.centre()
+            if m == "prot":
+                set_(decoder.log_background, s["log_background"])
+                set_(decoder.increment.bias, np.log(np.expm1(s["step"])))
+                continue
+            self.depths[m].reset(s["totals"])
+            set_(getattr(self, f"log_profile_{m}"), s["log_profile"])
+            set_(decoder.head.bias, s["log_profile"])
+            if m == "atac":
+                set_(encoder.idf, s["idf"])
+                if self.n_components:
+                    n = s["components"].shape[1]  # fewer where there are few cells
+                    set_(encoder.components[:, :n], s["components"])
+                encoder.centre()
 
     def keep_projections(self, n_rows: int) -> None:
         """From here on compute the projection of the peaks of each of so many rows once; see :meth:`forget_projections`."""
         if self.n_components:
-            for encoder in self.encoders["atac"]:
-                encoder.keep(n_rows)
+            self.encoders["atac"].keep(n_rows)
 
     def forget_projections(self) -> None:
         if self.n_components:
-            for encoder in self.encoders["atac"]:
-                encoder.forget()
+            self.encoders["atac"].forget()
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **_) -> dict:
         return {"tensors": tensors}
@@ -171,8 +165,7 @@ class TriModule(BaseModuleClass):
                 continue
             rows = tensors[f"{m}_rows"]
             beside = (tensors.get("atac_at"),) if m == "atac" else self._panel(m, tensors)
-            own = [encoder(tensors[m], *beside) for encoder in self.encoders[m]]
-            mean, log_variance = (torch.cat(part, 1) for part in zip(*own, strict=True))
+            mean, log_variance = self.encoders[m](tensors[m], *beside)
             means[i] = means[i].index_copy(0, rows, mean.float())
             log_variances[i] = log_variances[i].index_copy(0, rows, log_variance.float())
             present[i] = present[i].index_fill(0, rows, True)
@@ -208,16 +201,15 @@ class TriModule(BaseModuleClass):
 
     def _decode(
         self, modality: str, z: Tensor, batch: Tensor, lean: bool = False
-    ) -> list[Tensor | dict[str, Tensor]]:
-        """Return what each member's decoder makes of its part of the latent state."""
+    ) -> Tensor | dict[str, Tensor]:
+        decoder = self.decoders[modality]
         batch = one_hot(batch, self.n_batch).to(z.dtype)
-        members = zip(self.decoders[modality], z.chunk(self.n_members, 1), strict=True)
-        return [decoder.lean(own, batch) if lean else decoder(own, batch) for decoder, own in members]
+        return decoder.lean(z, batch) if lean else decoder(z, batch)
 
     def generative(
         self, z: Tensor, tensors: dict[str, Tensor], lean: bool | None = None
-    ) -> dict[str, list[Tensor | dict[str, Tensor]]]:
-        """Parameters of every modality's likelihood for the rows in which it was measured, of each member.
+    ) -> dict[str, Tensor | dict[str, Tensor]]:
+        """Parameters of every modality's likelihood for the rows in which it was measured.
 
         In training also where there are none: processes that train together must all touch every parameter.
         """
@@ -228,9 +220,6 @@ class TriModule(BaseModuleClass):
             if len(rows := tensors[f"{m}_rows"]) or self.training
         }
 
-    def _mean(self, of_members: Iterable[Tensor]) -> Tensor:
-        return torch.stack([*of_members]).mean(0)
-
     def loss(
         self,
         tensors: dict[str, Tensor],
@@ -240,16 +229,14 @@ class TriModule(BaseModuleClass):
     ) -> LossOutput:
         """Negative evidence lower bound per cell, with the alignment of the experts and the prior of the peak head."""
         qz = inference_outputs["qz"]
-        kl = 0.5 * (qz.loc.square() + qz.variance - 1 - qz.variance.log()).sum(1) / self.n_members
+        kl = 0.5 * (qz.loc.square() + qz.variance - 1 - qz.variance.log()).sum(1)
         reconstruction = {}
         for m in self.modalities:
             reconstruction[f"nll_{m}"] = torch.zeros_like(kl)
             if m in generative_outputs:
-                how = "lean_log_likelihood" if self._lean else "log_likelihood"
-                likelihood = self._mean(
-                    getattr(decoder, how)(own, tensors[m], *self._panel(m, tensors))
-                    for decoder, own in zip(self.decoders[m], generative_outputs[m], strict=True)
-                )
+                decoder = self.decoders[m]
+                log_likelihood = decoder.lean_log_likelihood if self._lean else decoder.log_likelihood
+                likelihood = log_likelihood(generative_outputs[m], tensors[m], *self._panel(m, tensors))
                 reconstruction[f"nll_{m}"] = reconstruction[f"nll_{m}"].index_copy(
                     0, tensors[f"{m}_rows"], -likelihood
                 )
@@ -257,9 +244,9 @@ class TriModule(BaseModuleClass):
         heard = inference_outputs["heard"] if len(self.modalities) > 1 else torch.zeros_like(apart)
         loss = sum(reconstruction.values()).mean() + kl_weight * kl.mean()
         if self.training:
-            loss = loss + self.alignment * (apart * heard).sum(0).mean() / self.n_members
+            loss = loss + self.alignment * (apart * heard).sum(0).mean()
             if "atac" in self.decoders:
-                loss = loss + self._mean(d.penalty() for d in self.decoders["atac"]) / self.n_cells
+                loss = loss + self.decoders["atac"].penalty() / self.n_cells
         return LossOutput(
             loss=loss, reconstruction_loss=reconstruction, kl_local={"kl": kl}, n_obs_minibatch=len(kl)
         )

@@ -81,7 +81,7 @@ class Predictions:
                 modality, given, mdata, indices, batch_size, n_samples, "latent", transform_batch
             ):
                 drawn = torch.stack(
-                    [readout.counts(*readout.state(qz, generator, apart=True)) for _ in range(n_samples)]
+                    [readout.counts(*readout.state(qz, generator, any_depth=True)) for _ in range(n_samples)]
                 )
                 parts.append([v.masked_fill(blind[:, None], torch.nan) for v in summary(drawn, level)])
         interval = Interval(*(torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)))
@@ -148,7 +148,7 @@ class Predictions:
                     self._readouts(m, given, mdata, cells, size, n_samples) if len(cells) else ()
                 ):
                     drawn = [
-                        readout.counts(*readout.state(qz, generator, apart=True))
+                        readout.counts(*readout.state(qz, generator, any_depth=True))
                         for _ in range(n_samples)
                     ]
                     parts.append(torch.stack(drawn, -1).cpu().numpy())

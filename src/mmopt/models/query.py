@@ -198,25 +198,20 @@ def _extended(reference: "Queries", manager: AnnDataManager, n_known: int) -> di
             measured[m] &= ~(without & before.any(0).numpy())
         state[f"measured_{m}"] = torch.cat([before, torch.as_tensor(measured[m][n_known:])])
         seen = before.any(1)
+        first = state[f"decoders.{m}.body.0.weight"]
+        state[f"decoders.{m}.body.0.added"] = _mean(first[:, -n_known:].T, seen[:, None], n_added).T
         if m != "prot":
             weight = state[f"depths.{m}.weight"]
             new = _mean(weight[:, -n_known:].T, seen[:, None], n_added).T
             state[f"depths.{m}.weight"] = torch.cat([weight, new], 1)
-        own = None  # what the query says itself
-        if m == "prot" and mosaic.counts[m].shape[0]:
+            continue
+        for kept, added in (("log_background", "added_background"), ("log_theta", "added_theta")):
+            state[f"decoders.prot.{added}"] = _mean(state[f"decoders.prot.{kept}"], before, n_added)
+        if mosaic.counts[m].shape[0]:
             batch = starting.batch_of_rows(mosaic, m)
             own = torch.as_tensor(statistics.log_background(mosaic.counts[m], batch, measured[m]))[n_known:]
-        for i in range(reference.module.n_members):
-            decoder = f"decoders.{m}.{i}"
-            first = state[f"{decoder}.body.0.weight"]
-            state[f"{decoder}.body.0.added"] = _mean(first[:, -n_known:].T, seen[:, None], n_added).T
-            if m != "prot":
-                continue
-            for kept, added in (("log_background", "added_background"), ("log_theta", "added_theta")):
-                state[f"{decoder}.{added}"] = _mean(state[f"{decoder}.{kept}"], before, n_added)
-            if own is not None:
-                start = state[f"{decoder}.added_background"]
-                state[f"{decoder}.added_background"] = torch.where(own.isfinite(), own.to(start.dtype), start)
+            start = state["decoders.prot.added_background"]
+            state["decoders.prot.added_background"] = torch.where(own.isfinite(), own.to(start.dtype), start)
     return state
 
 

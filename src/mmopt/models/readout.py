@@ -1,12 +1,12 @@
 """What the decoders say of one modality for the cells of a minibatch, measured or not."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from mmopt.models.decoders import ProteinDecoder
 from mmopt.models.module import TriModule
 
 
@@ -90,66 +90,57 @@ class Readout:
             self.own[~present[module.modalities.index(modality)]] = torch.nan
 
     def state(
-        self, qz: Normal, generator: torch.Generator | None = None, *, apart: bool = False
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return latent states, depths and which member is to read: draws from the posterior, or its mean without a generator.
+        self, qz: Normal, generator: torch.Generator | None = None, *, any_depth: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return latent states and depths: draws from the posterior, or its mean without a generator.
 
-        Depths and members are drawn only with ``apart``: their expectation is known, and drawing would add noise to a mean.
+        Depths are drawn only with ``any_depth``: their expectation is known, and drawing would add noise to a mean.
         """
-        z, member = qz.loc, None
+        z = qz.loc
         if generator is not None:
             z = z + qz.scale * torch.randn(z.shape, generator=generator).to(z.device)
-            if apart and self.module.n_members > 1:
-                member = torch.randint(self.module.n_members, (len(z),), generator=generator).to(z.device)
         if self.modality == "prot":
-            return z, None, member
+            return z, None
         predicted = (self.log_depth + self.spread.square() / 2).exp()
         if generator is not None:
             noise = torch.randn(len(z), generator=generator).to(
                 z.device
             )  # also where it is not used: same draws of z
-            if apart:
+            if any_depth:
                 predicted = (self.log_depth + self.spread * noise).exp()
-        return z, torch.where(self.own.isnan(), predicted, self.own), member
+        return z, torch.where(self.own.isnan(), predicted, self.own)
 
-    def levels(self, z: Tensor, depth: Tensor | None, member: Tensor | None = None) -> Tensor:
-        """Return expected counts; of protein, log1p of the level (cells × features). The members' mean, if none is to read."""
+    def levels(self, z: Tensor, depth: Tensor | None) -> Tensor:
+        """Return expected counts; of protein, log1p of the level (cells × features)."""
+        if self.modality == "prot":
+            return self._across_batches(
+                z, lambda z, batch, _: self.module.decoders["prot"].log_level(self._decode(z, batch)), "mean"
+            )
+        shares = self._across_batches(z, lambda *at: torch.softmax(self._logits(*at), 1), "mean")
+        return shares * depth[:, None]
 
-        def read(z: Tensor, batch: Tensor, cells: Tensor) -> Tensor:
-            if self.modality == "prot":
-                each = [ProteinDecoder.log_level(own) for own in self._decode(z, batch)]
-            else:
-                each = self._shares(z, batch, cells)
-            return torch.stack(each).mean(0) if member is None else _picked(each, member[cells])
-
-        out = self._across_batches(z, read, "mean")
-        return out if self.modality == "prot" else out * depth[:, None]
-
-    def counts(self, z: Tensor, depth: Tensor | None, member: Tensor | None = None) -> Tensor:
+    def counts(self, z: Tensor, depth: Tensor | None) -> Tensor:
         """Draw counts, with torch's global generator (cells × features)."""
-        member = torch.zeros(len(z), dtype=torch.long, device=z.device) if member is None else member
 
         def draw(z: Tensor, batch: Tensor, cells: Tensor) -> Tensor:
             if self.modality == "prot":
-                return _picked([draw_protein(own) for own in self._decode(z, batch)], member[cells])
-            shares = _picked(self._shares(z, batch, cells), member[cells])
+                return draw_protein(self._decode(z, batch))
+            shares = torch.softmax(self._logits(z, batch, cells), 1)
             if self.modality == "rna":
-                theta = torch.stack([d.log_theta.exp() for d in self.module.decoders["rna"]])[member[cells]]
+                theta = self.module.decoders["rna"].log_theta.exp()
                 return draw_negative_binomial(shares * depth[cells, None], theta)
             return draw_multinomial(shares, depth[cells].round().long())
 
         return self._across_batches(z, draw, "pick")
 
-    def _decode(self, z: Tensor, batch: Tensor) -> list:
+    def _decode(self, z: Tensor, batch: Tensor) -> Tensor | dict[str, Tensor]:
         return self.module._decode(self.modality, z, batch)
 
-    def _shares(self, z: Tensor, batch: Tensor, cells: Tensor) -> list[Tensor]:
-        """Shares of the features that each member sees, drawn towards the profile as far as held-out cells asked for."""
-        strength, logits = self.strength[cells], self._decode(z, batch)
-        if not bool((strength == 1).all()):
-            profile = (1 - strength) * getattr(self.module, f"log_profile_{self.modality}")
-            logits = [strength * own + profile for own in logits]
-        return [torch.softmax(own, 1) for own in logits]
+    def _logits(self, z: Tensor, batch: Tensor, cells: Tensor) -> Tensor:
+        logits, strength = cast(Tensor, self._decode(z, batch)), self.strength[cells]
+        if bool((strength == 1).all()):
+            return logits
+        return strength * logits + (1 - strength) * getattr(self.module, f"log_profile_{self.modality}")
 
     def _across_batches(
         self, z: Tensor, read: Callable[[Tensor, Tensor, Tensor], Tensor], how: str
@@ -175,13 +166,8 @@ class Readout:
         return out
 
 
-def _picked(each: list[Tensor], member: Tensor) -> Tensor:
-    """Of each cell what its member says."""
-    return each[0] if len(each) == 1 else torch.stack(each)[member, torch.arange(len(member))]
-
-
 def draw_negative_binomial(mean: Tensor, theta: Tensor) -> Tensor:
-    """Draw counts of the given means and dispersions."""
+    """Draw counts of the given means, with one dispersion for each feature."""
     theta = theta.expand_as(mean)
     rate = torch._standard_gamma(theta) * mean / theta
     return torch.poisson(rate)

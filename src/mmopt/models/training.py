@@ -301,7 +301,7 @@ class MosaicTrainRunner(TrainRunner):
             f"training ran out of memory; take fewer cells per step (batch_size={max(1, batch_size // 2)})"
         )
         if "atac" in module.decoders:
-            n_peaks, one_in = len(module.encoders["atac"][0].mean), module.decoders["atac"][0].one_in
+            n_peaks, one_in = len(module.encoders["atac"].mean), module.decoders["atac"].one_in
             fewer = max(1, n_peaks // (2 * one_in))
             advice += f", fewer peaks (TriVI(mdata, peaks_per_step={fewer}), or mm.pp.prepare(mdata) to select some)"
         return advice + ", or leave the data on disk (mudata.read_h5mu(path, backed=True))"

@@ -34,7 +34,6 @@ from mmopt.models.resuming import describe, resumable
 from mmopt.models.training import MosaicTrainRunner, TriTrainingPlan, trainer_options
 
 MIN_STEPS, MAX_STEPS, EPOCHS = 600, 20_000, 30
-MEMBERS, FEW_CELLS = 2, 3_000
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:
@@ -64,9 +63,6 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         Dropout of inputs (not of the components of more than 8,192 peaks) and hidden units.
     modality_dropout
         Probability with which a modality is withheld from a cell's posterior in a training step.
-    n_members
-        Networks side by side, which share the dimensions of the embedding out between them and nothing else; what they say is
-        averaged. If not given: two with fewer than 3,000 cells and an even number of dimensions, else one.
     random_state
         Seed of the starting weights.
     registry
@@ -101,7 +97,6 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         n_hidden: int = 128,
         dropout_rate: float = 0.3,
         modality_dropout: float = 0.3,
-        n_members: int | None = None,
         random_state: int = 0,
         registry: dict | None = None,
         **module_kwargs,
@@ -126,7 +121,6 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
             "n_hidden": n_hidden,
             "dropout_rate": dropout_rate,
             "modality_dropout": modality_dropout,
-            "n_members": self._members(n_latent, n_members),
             **module_kwargs,
         }
         n_features = {m: self.summary_stats[f"n_{m}"] for m in MODALITIES if f"n_{m}" in self.summary_stats}
@@ -140,20 +134,9 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         self.optimizer_settings_: dict[str, Any] = {}
         sizes = ", ".join(f"{m} {n}" for m, n in n_features.items())
         self._model_summary_string = (
-            f"TriVI: {sizes} features; {n_batch} batches; {n_latent} latent dimensions; "
-            f"{self.module.n_members} networks"
+            f"TriVI: {sizes} features; {n_batch} batches; {n_latent} latent dimensions"
         )
         self.init_params_ = self._get_init_params(locals())
-
-    def _members(self, n_latent: int, asked: int | None) -> int:
-        """How many networks share the latent space."""
-        if asked is None:
-            return MEMBERS if self.adata is not None and self.adata.n_obs < FEW_CELLS and n_latent % MEMBERS == 0 else 1
-        if not isinstance(asked, Integral) or asked < 1 or n_latent % asked:
-            raise ValueError(
-                f"n_members must be a whole number that divides the {n_latent} latent dimensions; got {asked!r}"
-            )
-        return int(asked)
 
     @property
     def modalities(self) -> tuple[str, ...]:
