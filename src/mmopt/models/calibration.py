@@ -11,7 +11,7 @@ from mmopt._random import derived
 from mmopt.models.data import MosaicLoader, read
 from mmopt.models.depth import MIN_CELLS
 from mmopt.models.module import TriModule
-from mmopt.models.readout import batch_shares, log_totals
+from mmopt.models.readout import batch_shares, log_sizes
 from mmopt.models.sparse import Csr
 
 # at most so many for each subset of modalities: enough for a few dozen weights, and for one number
@@ -112,7 +112,7 @@ def _design(
         posterior = _hear(module, given, tensors)
         z = posterior["qz"].loc
         shares = batch_shares(getattr(module, f"measured_{modality}"), tensors["batch"].to(z.device))
-        inputs.append(torch.cat([z, log_totals(module, tensors, posterior["present"]), shares], 1))
+        inputs.append(torch.cat([z, log_sizes(module, tensors, posterior["present"]), shares], 1))
         totals.append(tensors[modality].totals())
     return torch.cat(inputs).double().cpu().numpy(), torch.cat(totals).double().cpu().numpy()
 

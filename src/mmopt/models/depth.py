@@ -11,7 +11,8 @@ MIN_CELLS = 10
 class Depth(nn.Module):
     """Total counts of one modality given the others, and the strength of its profile, for every subset of modalities heard.
 
-    The logarithm of the total is linear in the latent mean, in the logarithms of the totals of the modalities heard and
+    The logarithm of the total is linear in the latent mean, in the logarithms of the totals and of the numbers of detected
+    features of the modalities heard (of two cells with as many transcripts, the one with more genes is the better one), and
     in the batch. Before :meth:`fit`, and where nothing was learned, it is the median of the data.
 
     A subset is written as an integer with bit ``i`` set if modality ``i`` is heard.
@@ -27,22 +28,23 @@ class Depth(nn.Module):
     def __init__(self, n_latent: int, n_modalities: int, n_batch: int):
         super().__init__()
         n_subsets = 2**n_modalities
-        self.register_buffer("weight", torch.zeros(n_subsets, n_latent + n_modalities + n_batch))
+        self.register_buffer("weight", torch.zeros(n_subsets, n_latent + 2 * n_modalities + n_batch))
         self.register_buffer("intercept", torch.zeros(n_subsets))
         self.register_buffer("spread", torch.zeros(n_subsets))
         self.register_buffer("strength", torch.ones(n_subsets))
 
-    def forward(self, heard: Tensor, z: Tensor, log_totals: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, heard: Tensor, z: Tensor, log_sizes: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviation of the logarithm of each cell's total.
 
         Parameters
         ----------
         heard
             The subset of modalities heard of each cell.
-        z, log_totals, batch
-            Latent means; logarithms of 1 + total counts of each modality, 0 where it is not heard; shares of batches.
+        z, log_sizes, batch
+            Latent means; logarithms of 1 + total counts of each modality, then of 1 + its detected features, 0 where it is not
+            heard; shares of batches.
         """
-        x = torch.cat([z, log_totals, batch], 1)
+        x = torch.cat([z, log_sizes, batch], 1)
         return (self.weight[heard] * x).sum(1) + self.intercept[heard], self.spread[heard]
 
     @torch.no_grad()

@@ -16,13 +16,13 @@ def heard_code(present: Tensor) -> Tensor:
     return (present * bits[:, None]).sum(0)
 
 
-def log_totals(module: TriModule, tensors: dict[str, Tensor], present: Tensor) -> Tensor:
-    """Return log1p of the total counts of each modality, 0 where it is not heard (cells × modalities)."""
-    out = torch.zeros(present.shape, device=present.device)
+def log_sizes(module: TriModule, tensors: dict[str, Tensor], present: Tensor) -> Tensor:
+    """Return log1p of each modality's total counts, then of its detected features, 0 where not heard (cells × 2 modalities)."""
+    out = torch.zeros(2, *present.shape, device=present.device)
     for i, m in enumerate(module.modalities):
-        totals = torch.log1p(tensors[m].totals().to(out.device))
-        out[i] = out[i].index_copy(0, tensors[f"{m}_rows"].to(out.device), totals)
-    return (out * present).T
+        sizes = torch.stack([tensors[m].totals(), tensors[m].lengths]).to(out.device)
+        out[:, i] = out[:, i].index_copy(1, tensors[f"{m}_rows"].to(out.device), torch.log1p(sizes))
+    return (out * present).flatten(0, 1).T
 
 
 def batch_shares(measured: Tensor, batch: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Readout:
         self.log_depth, self.spread = depth(
             heard,
             posterior["qz"].loc,
-            log_totals(module, tensors, present),
+            log_sizes(module, tensors, present),
             batch_shares(self.measured, own_batch),
         )
         self.own = torch.full_like(self.log_depth, torch.nan)
