@@ -34,6 +34,16 @@ Posteriors refined cell by cell (mean and scale moved by 100 steps of Adam from 
 and 1): held-out bounds were better by 28 and 31 (of 1359 and 1399) on cite_A and 5 and 9 (of 771 and 779) on teaseq, but overall went from .777 to .789 on cite_A
 and from .643 to .628 on teaseq, label transfer from .861 to .876 and from .850 to .841; protein from RNA (one seed) changed by -.011 to +.002 on four sets, and
 the state of 1,000 simulated cells by less than .001. What the encoders leave out is not what these scores ask for.
+Networks side by side (2026-11-28, exploratory code, one thread; the five sets, three to six seeds). Separate fits put together (embeddings
+joined, imputations averaged) are better than one: two fits of 10 dimensions against one of 20, overall .655 against .637 on teaseq,
+.683 against .657 on mosaic and within .006 elsewhere; protein from RNA .001 to .004 better, peaks .590 against .583 and .580 against
+.576; three fits of 20 dimensions .671 on teaseq, but .635 on mosaic, with protein .004 to .009 and peaks .003
+and .006 better than one. The same trained as one model (two networks of 10 dimensions, shared
+batches, held-out cells and stopping; in the history of the repository) kept little of it: overall .665, .781, .675, .671, .775 (one network of
+20: .637, .784, .671, .657, .787), protein .628, .738, .580, .435 (.635, .741, .580, .438), for more work. Separate fits
+also differ in the cells that they hold out; how much of their gain that is was not taken apart. So a fit stays one network.
+Likelihoods weighed by one over the root of the number of features (three seeds): protein from RNA .646, .745 and .593 instead of .639, .750 and .585 in
+sets of three fits, but label transfer .834 instead of .857 on teaseq, and mosaic's overall .584 instead of .635.
 """
 TABLES = {
     "Embedding: overall": ("embed", "overall"),

@@ -45,6 +45,9 @@ def test_one_tidy_table_that_agrees_with_single_perturbations(mdata):
     ranking = slot["ranking"]
     assert ranking["shift_norm"].is_monotonic_decreasing
     assert set(ranking["perturbation"]) == set(names)
+    regulators = mdata.uns["regulons"]["regulators"].set_index("feature")["doubt"]
+    for row in ranking.itertuples():
+        assert row.doubt == regulators[row.perturbation.rpartition("_")[0]]
 
 
 def test_pairs_groups_and_the_largest_only(mdata):
@@ -66,6 +69,9 @@ def test_pairs_groups_and_the_largest_only(mdata):
     ]
     assert (table.groupby(["perturbation", "modality", "group"], observed=True).size() == 5).all()
     assert list(table["group"].cat.categories) == ["all", *sorted(mdata.obs["cell_type"].unique())]
+    doubt = mdata.uns["regulons"]["regulators"].set_index("feature")["doubt"]
+    of_pair = mdata.uns["screen"]["ranking"].set_index("perturbation")["doubt"]["CEBPA+GFI1_knockout"]
+    assert (of_pair == max(doubt["CEBPA"], doubt["GFI1"])).all()  # in every group
 
 
 def test_what_cannot_be_perturbed_is_listed_or_refused(mdata, caplog):

@@ -94,10 +94,20 @@ def cognates(mdata: MuData, features: Features) -> pd.DataFrame:
     return cognate_genes(features.names["prot"], features.names["rna"], var.get("gene"))
 
 
+def _regulators(slot: dict, columns: Iterable[int]) -> pd.DataFrame:
+    """Return what is said of those columns that are regulators."""
+    table = slot["regulators"].set_index(np.asarray(slot["members"]["regulators"], dtype=int))
+    return table[table.index.isin(list(columns))]
+
+
+def largest_doubt(slot: dict, columns: Iterable[int]) -> float:
+    """Return that of the regulators among the columns, NaN if there is none."""
+    return float(_regulators(slot, columns)["doubt"].max())
+
+
 def doubts(slot: dict, columns: Iterable[int]) -> list[str]:
     """Say of which perturbed regulators the data do not confirm the evidence."""
-    table = slot["regulators"].set_index(np.asarray(slot["members"]["regulators"], dtype=int))
-    mine = table[table.index.isin(list(columns)) & (table["doubt"] > _DOUBTED)]
+    mine = _regulators(slot, columns).query(f"doubt > {_DOUBTED}")
     return [
         f"the data confirm {row.n_confirmed} of the {row.n_edges} edges that prior and motifs give {row.feature}, about as many as "
         "of edges drawn at random: whether it regulates anything here is in doubt"
