@@ -44,7 +44,7 @@ and .006 better than one. The same trained as one model (two networks of 10 dime
 batches, held-out cells and stopping; in the history of the repository) kept little of it: overall .665, .781, .675, .671, .775 (one network of
 20: .637, .784, .671, .657, .787), protein .628, .738, .580, .435 (.635, .741, .580, .438), for more work. Separate fits
 also differ in the cells that they hold out: with the same ones, pairs of fits of 10 dimensions gained .006 in protein instead of .010 on
-teaseq, .004 instead of .004 on pbmc_mosaic (four seeds each), and .003 instead of .007 and -.001 instead of .002 overall. So a fit stays one network.
+teaseq, .004 in both on pbmc_mosaic (four seeds each), and .003 instead of .007 and -.001 instead of .002 overall. So a fit stays one network.
 Likelihoods weighed by one over the root of the number of features (three seeds): protein from RNA .646, .745 and .593 instead of .639, .750 and .585 in
 sets of three fits, but label transfer .834 instead of .857 on teaseq, and mosaic's overall .584 instead of .635.
 """
