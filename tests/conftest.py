@@ -31,7 +31,9 @@ def fitted(toy_source):
     import mmopt as mm
 
     mdata = toy_source.copy()
-    model = mm.tl.integrate(mdata, batch_key="donor", max_epochs=4, accelerator="cpu", progress_bar=False)
+    model = mm.tl.integrate(
+        mdata, batch_key="donor", n_networks=1, max_epochs=4, accelerator="cpu", progress_bar=False
+    )
     return mdata, model
 
 

@@ -93,6 +93,23 @@ class TestNonFinite:
             train(model, 1, callbacks=[self.poison("rna", 0)])
         np.testing.assert_array_equal(model.get_latent_representation(), before)
 
+    @pytest.mark.parametrize("network", [0, 1])
+    def test_without_all_of_its_networks_a_model_is_not_trained(self, make_model, train, network):
+        from mmopt.models import NonFiniteLossError
+
+        model = make_model(n_networks=2)
+        bad = model.networks[network]
+
+        def act(trainer, plan):
+            if plan.module is bad and trainer.global_step == 5:
+                with torch.no_grad():
+                    bad.decoders["rna"].log_theta.fill_(torch.nan)
+
+        with pytest.raises(NonFiniteLossError):
+            train(model, 4, callbacks=[Spy(on_train_batch_start=act)])
+        assert all(torch.isfinite(v).all() for v in model.module.state_dict().values())
+        assert model.is_trained == (network == 1)  # whose first epoch was kept
+
 
 class TestInterruption:
     def interrupt(self, error, at=4):

@@ -132,6 +132,28 @@ def test_the_same_model_goes_on_after_ctrl_c(make_model, train, uninterrupted, t
     assert_same(outcome(model), uninterrupted["early stopping"])
 
 
+@pytest.mark.parametrize("network", [0, 1])
+@pytest.mark.parametrize("option", ["early stopping", "no validation"])
+def test_networks_fitted_one_after_the_other_go_on(make_model, train, tmp_path, option, network):
+    """Each network has a checkpoint: one that was complete is not fitted again, the interrupted one goes on."""
+    expected = outcome(train(make_model(n_networks=2), EPOCHS, **OPTIONS[option]))
+    path, fits = tmp_path / "run.ckpt", []
+
+    def fail_later():
+        fits.append(1)
+        if len(fits) > network:
+            fail()
+
+    with pytest.raises(RuntimeError, match="the power went"):
+        stop = Stop(3, fail_later, 1)
+        train(make_model(n_networks=2), EPOCHS, checkpoint=path, callbacks=[stop], **OPTIONS[option])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.ckpt", "run.ckpt.1"][: network + 1]
+    again = Stop(0, lambda: fits.append("from the start"))
+    resumed = train(make_model(n_networks=2), EPOCHS, checkpoint=path, callbacks=[again], **OPTIONS[option])
+    assert_same(outcome(resumed), expected)
+    assert fits.count("from the start") == 1 - network  # the second network, where it had not begun
+
+
 def test_early_stopping_counts_on(make_model, train, tmp_path):
     """Nothing improves at rate zero: the run ends at the same epoch, interrupted before its last one or complete."""
     options = {"optimizer": "sgd", "lr": 0.0, "early_stopping_patience": 3}

@@ -18,7 +18,13 @@ def small_fit(toy):
 
     mdata = toy[:300].copy()
     model = mm.tl.integrate(
-        mdata, batch_key="donor", n_latent=4, max_epochs=EPOCHS, accelerator="cpu", progress_bar=False
+        mdata,
+        batch_key="donor",
+        n_latent=4,
+        n_networks=1,
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        progress_bar=False,
     )
     return {
         "counts": {m: float(mdata[m].X.sum()) for m in mdata.mod},

@@ -42,6 +42,25 @@ def test_slots(fitted):
     assert fit["versions"]["mmopt"] == mm.__version__
 
 
+def test_two_networks_for_few_cells(toy, monkeypatch):
+    mdata = toy[toy.obs_names[:200]].copy()
+    model = short(mdata, n_latent=5)
+    fit = mdata.uns["mmopt"]
+    assert fit["params"]["n_networks"] == len(model.networks) == 2
+    assert mdata.obsm["X_mmopt"].shape == (200, 5)
+    assert fit["history"]["network"].tolist() == [0, 0, 1, 1]
+    assert fit["steps"]["network"].nunique() == 2
+    axes = mm.pl.loss_curves(mdata, show=False)
+    bound = [line for line in axes[0].lines if line.get_linestyle() == "-"]
+    assert len(bound) == 2
+    for line, (_, run) in zip(bound, fit["history"].groupby("network"), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), run["elbo_validation"])
+    assert len(short(mdata, n_latent=1).networks) == 1
+    monkeypatch.setattr("mmopt.tl._integrate.FEW_CELLS", 200)
+    assert len(short(mdata, n_latent=5).networks) == 1
+    assert len(short(mdata, n_latent=5, n_networks=3).networks) == 3
+
+
 def test_modality_weights_are_shares_of_the_modalities_present(fitted):
     mdata, _ = fitted
     weights = mdata.obs[[f"mmopt_weight_{m}" for m in ("rna", "atac", "prot")]].to_numpy()
@@ -101,7 +120,7 @@ def test_a_function_can_make_the_optimizer(toy):
         return made[-1]
 
     short(toy, optimizer=plain, max_epochs=1)
-    assert len(made) == 1
+    assert len(made) == 2  # one for each network
     assert toy.uns["mmopt"]["params"]["optimizer"] == "plain"
     np.testing.assert_allclose(toy.uns["mmopt"]["steps"]["rate"], 1e-5)
 

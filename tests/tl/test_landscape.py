@@ -78,7 +78,13 @@ def runs(toy_source):
     """Two fits from the same start by different optimizers, the first recorded."""
     mdata = toy_source[toy_source.obs_names[:300]].copy()
     recorder = RecordParameters()
-    train = {"batch_key": "donor", "max_epochs": 6, "accelerator": "cpu", "progress_bar": False}
+    train = {
+        "batch_key": "donor",
+        "n_networks": 1,
+        "max_epochs": 6,
+        "accelerator": "cpu",
+        "progress_bar": False,
+    }
     model = mm.tl.integrate(mdata, **train, callbacks=[recorder])
     other = mm.tl.integrate(mdata, **train, optimizer="adam", lr=1e-2)
     return mdata, model, other, recorder
@@ -111,6 +117,13 @@ def test_a_line_and_a_plane_share_their_first_direction(runs):
     mm.tl.landscape(mdata, model, n_dimensions=1, n_repeats=1, key_added="line", **SMALL)
     mm.tl.landscape(mdata, model, key_added="plane", **SMALL)
     np.testing.assert_array_equal(mdata.uns["line"]["loss"][0], mdata.uns["plane"]["loss"][2])
+
+
+def test_the_run_of_one_network_is_no_run_of_two(runs):
+    mdata, _, _, recorder = runs
+    pair = mm.tl.integrate(mdata.copy(), n_networks=2, max_epochs=1, accelerator="cpu", progress_bar=False)
+    with pytest.raises(ValueError, match=r"2 networks.*n_networks=1, callbacks=\[recorder\]"):
+        mm.tl.landscape(mdata, pair, directions="trajectory", trajectory=recorder, **SMALL)
 
 
 @pytest.mark.parametrize("n_dimensions", [1, 2])

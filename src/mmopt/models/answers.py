@@ -9,13 +9,12 @@ import pandas as pd
 import torch
 from mudata import MuData
 from torch import Tensor
-from torch.distributions import Normal
 
 from mmopt._random import isolated
 from mmopt._threads import sensible_threads
 from mmopt.models import fusion
 from mmopt.models.predictions import DRAWS, Interval, check_level, summary, warn_blind
-from mmopt.models.readout import Readout
+from mmopt.models.readout import Readout, Readouts
 
 NO_NOISE = torch.zeros(1)  # given where the posterior mean is asked for, so that no random number is drawn
 
@@ -119,8 +118,8 @@ class Answers:
         n_samples: int,
         library_size: float | str = "latent",
         transform_batch: str | None = None,
-    ) -> Iterator[tuple[Readout, Normal, Tensor]]:
-        """Check what was asked, then give, per minibatch, what reads it, the posterior, and the cells that are blind."""
+    ) -> Iterator[tuple[Readouts, Tensor]]:
+        """Check what was asked, then give, per minibatch, what reads it, and the cells that are blind."""
         if modality not in self.modalities:
             raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
         known = self._known(given)
@@ -141,13 +140,17 @@ class Answers:
                 f"transform_batch={transform_batch!r} is not a batch of the model; it has {categories}"
             )
         for tensors in self._batches(mdata, indices, batch_size):
-            out = self.module.inference(tensors, given=known, noise=NO_NOISE)
             batch = None
             if transform_batch is not None:
                 batch = torch.full_like(tensors["batch"], categories.index(str(transform_batch)))
-                batch = batch.to(out["qz"].loc.device)
-            readout = Readout(self.module, modality, tensors, out, batch=batch, library_size=size)
-            yield readout, out["qz"], ~out["present"].any(0)
+                batch = batch.to(self.device)
+            each = []
+            for network in self.networks:
+                out = network.inference(tensors, given=known, noise=NO_NOISE)
+                each.append(
+                    (Readout(network, modality, tensors, out, batch=batch, library_size=size), out["qz"])
+                )
+            yield Readouts(each), ~out["present"].any(0)
 
     @torch.inference_mode()
     def get_normalized(
@@ -217,20 +220,14 @@ class Answers:
             n_samples = DRAWS if n_samples == 1 else n_samples
             batch_size = batch_size or self._cells_per_pass(modality, n_samples)
         parts, generator = [], torch.Generator().manual_seed(random_state)
-        for readout, qz, blind in self._readouts(
+        for readouts, blind in self._readouts(
             modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch
         ):
-            source = generator if n_samples > 1 else None
-            drawn = torch.stack(
-                [
-                    readout.levels(*readout.state(qz, source, any_depth=return_samples or bool(interval)))
-                    for _ in range(n_samples)
-                ]
-            )
-            if interval is not None:
-                drawn = torch.stack(summary(drawn, interval))
-            elif not return_samples:  # protein is averaged where it is read, on the logarithmic scale
-                drawn = drawn.mean(0)
+            if return_samples or interval is not None:
+                drawn = readouts.drawn_levels(n_samples, generator)
+                drawn = drawn if interval is None else torch.stack(summary(drawn, interval))
+            else:  # protein is averaged where it is read, on the logarithmic scale
+                drawn = readouts.mean_levels(n_samples, generator)
             drawn = drawn.expm1() if modality == "prot" else drawn
             parts.append(drawn.masked_fill(blind[:, None], torch.nan).cpu())
         values = torch.cat(parts, -2).numpy()

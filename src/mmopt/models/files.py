@@ -98,14 +98,22 @@ class Files:
         for k, v in header["split"].items():
             setattr(self, f"{k}_indices_", None if v is None else np.array(v, dtype=int))
         if header["history"] is not None:
-            table = pd.DataFrame(header["history"]).rename_axis("epoch")
+            table = _counted(header["history"], "epoch")
             self.history_ = {column: table[[column]] for column in table}
         if header["steps"] is not None:
-            self.steps_ = pd.DataFrame(header["steps"]).rename_axis("step")
+            self.steps_ = _counted(header["steps"], "step")
 
 
 def _plain(indices: np.ndarray | None) -> list[int] | None:
     return None if indices is None else np.asarray(indices).tolist()
+
+
+def _counted(columns: dict[str, list], name: str) -> pd.DataFrame:
+    """Return the table with its rows counted, anew for each network."""
+    table = pd.DataFrame(columns)
+    if "network" in table:
+        table.index = pd.Index(table.groupby("network").cumcount())
+    return table.rename_axis(name)
 
 
 def _check_shapes(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -77,12 +77,10 @@ class Predictions:
         batch_size = batch_size or self._cells_per_pass(modality, n_samples)
         parts, generator = [], torch.Generator().manual_seed(random_state)
         with isolated(random_state):
-            for readout, qz, blind in self._readouts(
+            for readouts, blind in self._readouts(
                 modality, given, mdata, indices, batch_size, n_samples, "latent", transform_batch
             ):
-                drawn = torch.stack(
-                    [readout.counts(*readout.state(qz, generator, any_depth=True)) for _ in range(n_samples)]
-                )
+                drawn = readouts.drawn_counts(n_samples, generator)
                 parts.append([v.masked_fill(blind[:, None], torch.nan) for v in summary(drawn, level)])
         interval = Interval(*(torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)))
         warn_blind(np.isnan(interval.mean[:, 0]), self._known(given))
@@ -144,14 +142,10 @@ class Predictions:
             parts = [np.zeros((0, self.summary_stats[f"n_{m}"], n_samples), np.float32)]
             size = batch_size or self._cells_per_pass(m, n_samples)
             with isolated(random_state):
-                for readout, qz, _ in (
+                for readouts, _ in (
                     self._readouts(m, given, mdata, cells, size, n_samples) if len(cells) else ()
                 ):
-                    drawn = [
-                        readout.counts(*readout.state(qz, generator, any_depth=True))
-                        for _ in range(n_samples)
-                    ]
-                    parts.append(torch.stack(drawn, -1).cpu().numpy())
+                    parts.append(readouts.drawn_counts(n_samples, generator).movedim(0, -1).cpu().numpy())
             out[name] = GCXS.from_numpy(np.concatenate(parts), compressed_axes=(0,))
         return out
 

@@ -17,6 +17,7 @@ from mmopt._compat import override_pull_on_update
 from mmopt._logging import logger
 from mmopt.models import starting, statistics
 from mmopt.models.data import read
+from mmopt.models.module import TriModule
 from mmopt.models.stored import blocks
 
 # what belongs to added batches: the parameter it continues, and along which axis
@@ -82,7 +83,8 @@ class Queries:
         model = cls(registry=manager.registry, **arguments)
         model._adata, model._adata_manager = mdata, manager
         model._register_manager_for_instance(manager)
-        model.module.load_state_dict(_extended(reference, manager, len(known)))
+        for network, learned in zip(model.networks, reference.networks, strict=True):
+            network.load_state_dict(_extended(learned, manager, len(known)))
         for name, parameter in model.module.named_parameters():
             parameter.requires_grad_(unfrozen or "added" in name)
         model.module.eval()
@@ -178,9 +180,9 @@ class Queries:
         return model
 
 
-def _extended(reference: "Queries", manager: AnnDataManager, n_known: int) -> dict[str, Tensor]:
-    """Return the reference's parameters and buffers with room for new batches, which start from the mean of the others."""
-    state = folded({k: v.clone().cpu() for k, v in reference.module.state_dict().items()})
+def _extended(reference: TriModule, manager: AnnDataManager, n_known: int) -> dict[str, Tensor]:
+    """Return the reference network's parameters and buffers with room for new batches, which start from the mean of the others."""
+    state = folded({k: v.clone().cpu() for k, v in reference.state_dict().items()})
     n_added = len(manager.get_state_registry("batch")["categorical_mapping"]) - n_known
     if not n_added:
         return state

@@ -166,6 +166,55 @@ class Readout:
         return out
 
 
+class Readouts:
+    """What one network, or several, say of a minibatch: their mean, or draws that each come from one of them.
+
+    Parameters
+    ----------
+    each
+        Of each network what reads it, and its posterior.
+    """
+
+    def __init__(self, each: list[tuple[Readout, Normal]]):
+        self.each = each
+
+    def mean_levels(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Mean level over the networks, and in each over so many draws of its posterior; with 1 at its mean."""
+        source = generator if n_samples > 1 else None
+        return torch.stack(
+            [
+                readout.levels(*readout.state(qz, source))
+                for readout, qz in self.each
+                for _ in range(n_samples)
+            ]
+        ).mean(0)
+
+    def drawn_levels(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draws of the level (draws × cells × features); one alone is at the posterior mean."""
+        source = generator if n_samples > 1 else None
+        return torch.stack(
+            [
+                readout.levels(*readout.state(qz, source, any_depth=True))
+                for readout, qz in self._in_turn(n_samples, generator)
+            ]
+        )
+
+    def drawn_counts(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        """Draws of counts (draws × cells × features), with torch's global generator."""
+        return torch.stack(
+            [
+                readout.counts(*readout.state(qz, generator, any_depth=True))
+                for readout, qz in self._in_turn(n_samples, generator)
+            ]
+        )
+
+    def _in_turn(self, n: int, generator: torch.Generator) -> list[tuple[Readout, Normal]]:
+        """Go through the networks one after the other, from any of them."""
+        k = len(self.each)
+        first = int(torch.randint(k, (), generator=generator)) if k > 1 else 0
+        return [self.each[(first + i) % k] for i in range(n)]
+
+
 def draw_negative_binomial(mean: Tensor, theta: Tensor) -> Tensor:
     """Draw counts of the given means, with one dispersion for each feature."""
     theta = theta.expand_as(mean)

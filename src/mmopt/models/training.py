@@ -285,8 +285,8 @@ class MosaicTrainRunner(TrainRunner):
         finally:
             if handler is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)
-            self.model.module.eval()
-            self.model.module.forget_projections()
+            self.training_plan.module.eval()
+            self.training_plan.module.forget_projections()
         self.training_plan.finish()
         self.model.train_indices = self.data_splitter.train_idx
         self.model.validation_indices = self.data_splitter.val_idx
@@ -296,7 +296,7 @@ class MosaicTrainRunner(TrainRunner):
         self.model.trainer = self.trainer
 
     def _advice(self) -> str:
-        batch_size, module = self.data_splitter.batch_size, self.model.module
+        batch_size, module = self.data_splitter.batch_size, self.training_plan.module
         advice = (
             f"training ran out of memory; take fewer cells per step (batch_size={max(1, batch_size // 2)})"
         )

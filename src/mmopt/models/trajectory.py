@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class RecordParameters(lightning.Callback):
-    """Keep copies of the parameters: before the first epoch, and after every ``every``-th one.
+    """Keep copies of the parameters: before the first epoch, and after every ``every``-th one, of a model of one network.
 
     The optimizer's own iterates are kept, not their running average, which the fit ends with.
 
@@ -35,7 +35,7 @@ class RecordParameters(lightning.Callback):
     --------
     >>> from mmopt.models.trajectory import RecordParameters
     >>> recorder = RecordParameters()
-    >>> model = mm.tl.integrate(mdata, callbacks=[recorder])
+    >>> model = mm.tl.integrate(mdata, n_networks=1, callbacks=[recorder])
     >>> mm.tl.landscape(mdata, model, directions="trajectory", trajectory=recorder)
     """
 

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from mmopt import _checks, optim
 from mmopt._keys import MODALITIES
-from mmopt._random import isolated
+from mmopt._random import derived, isolated
 from mmopt._threads import sensible_threads
 from mmopt.models import panels, starting
 from mmopt.models.answers import Answers
 from mmopt.models.calibration import calibrate
 from mmopt.models.data import MosaicLoader, MosaicSplitter, read
+from mmopt.models.ensemble import TriModules
 from mmopt.models.fields import BatchField, CountsField
 from mmopt.models.files import Files
 from mmopt.models.manager import MosaicManager, Registered
@@ -63,6 +64,10 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         Dropout of inputs (not of the components of more than 8,192 peaks) and hidden units.
     modality_dropout
         Probability with which a modality is withheld from a cell's posterior in a training step.
+    n_networks
+        Networks, fitted one after the other. Each has its share of the dimensions of the embedding; imputed values are their
+        mean, and draws and intervals come from all of them, so that these know of the chance in a fit. With the same number
+        of dimensions in all, two are better than one for a few hundred or thousand cells, at twice the time.
     random_state
         Seed of the starting weights.
     registry
@@ -97,38 +102,49 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         n_hidden: int = 128,
         dropout_rate: float = 0.3,
         modality_dropout: float = 0.3,
+        n_networks: int = 1,
         random_state: int = 0,
         registry: dict | None = None,
         **module_kwargs,
     ):
-        sizes = {"n_latent", "n_hidden"}
+        sizes = {"n_latent", "n_hidden", "n_networks"}
         sizes |= {
             k for k in ("atac_rank", "peaks_per_step") if module_kwargs.get(k) is not None
         }  # None: what pays
-        for name, value in {"n_latent": n_latent, "n_hidden": n_hidden, **module_kwargs}.items():
+        sized = {"n_latent": n_latent, "n_hidden": n_hidden, "n_networks": n_networks}
+        for name, value in (sized | module_kwargs).items():
             if name in sizes and not (isinstance(value, Integral) and value > 0):
                 raise ValueError(f"{name} must be a positive integer; got {value!r}")
             if name == "alignment" and not 0 <= value < math.inf:
                 raise ValueError(f"alignment must be a number of at least 0; got {value!r}")
+        if n_networks > n_latent:
+            raise ValueError(f"{n_networks} networks cannot share n_latent={n_latent} dimensions")
         for name, value in {"dropout_rate": dropout_rate, "modality_dropout": modality_dropout}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1]; got {value!r}")
         if registry is None and (mdata is None or self._get_most_recent_anndata_manager(mdata) is None):
             raise ValueError("a model needs data that are set up; call `TriVI.setup_mudata(mdata)` first")
         super().__init__(mdata, registry)
-        self.arguments_ = {
-            "n_latent": n_latent,
+        arguments = {
             "n_hidden": n_hidden,
             "dropout_rate": dropout_rate,
             "modality_dropout": modality_dropout,
             **module_kwargs,
         }
+        self.arguments_ = {"n_latent": n_latent, "n_networks": n_networks, **arguments}
         n_features = {m: self.summary_stats[f"n_{m}"] for m in MODALITIES if f"n_{m}" in self.summary_stats}
         n_batch = self.summary_stats["n_batch"]
+        own, more = divmod(n_latent, n_networks)
         with isolated(random_state):
-            self.module = TriModule(n_features, n_batch, **self.arguments_)
-            if mdata is not None:
-                self.module.adopt(*starting.found(self.adata_manager, self.module.n_components))
+            networks = [
+                TriModule(n_features, n_batch, n_latent=own + (i < more), **arguments)
+                for i in range(n_networks)
+            ]
+        if mdata is not None:
+            found = starting.found(self.adata_manager, networks[0].n_components)
+            for network in networks:
+                network.adopt(*found)
+        self.module = networks[0] if n_networks == 1 else TriModules(networks)
         self.module.eval()
         self.steps_: pd.DataFrame | None = None
         self.optimizer_settings_: dict[str, Any] = {}
@@ -136,12 +152,18 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         self._model_summary_string = (
             f"TriVI: {sizes} features; {n_batch} batches; {n_latent} latent dimensions"
         )
+        self._model_summary_string += f" in {n_networks} networks" * (n_networks > 1)
         self.init_params_ = self._get_init_params(locals())
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities in use, of ``"rna"``, ``"atac"``, ``"prot"``, in this order."""
         return self.module.modalities
+
+    @property
+    def networks(self) -> list[TriModule]:
+        """The networks that are fitted one after the other; most models have one."""
+        return list(getattr(self.module, "networks", [self.module]))
 
     # ------------------------------------------------------------------ data
     @classmethod
@@ -268,7 +290,7 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
             two processes share every step.
         checkpoint
             A file in which the state is kept after each epoch. If it exists, training goes on from there and ends as
-            it would have without the interruption.
+            it would have without the interruption. Of several networks each has a file, the first this one.
         random_state
             Seed of the split, of the order of cells and of all noise. Global random states are left as they were.
         progress_bar
@@ -311,65 +333,87 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         create = optimizer
         if isinstance(optimizer, str):
             create = optim.creator(optimizer, lr=lr, **(optimizer_kwargs or {}))
-        splitter = self._data_splitter_cls(
-            self.adata_manager,
-            train_size=train_size,
-            held_out=held_out,
-            batch_size=batch_size,
-            seed=random_state,
-        )
-        max_epochs = max_epochs or default_epochs(splitter.n_train, batch_size)
-        per_epoch = math.ceil(splitter.n_train / batch_size)
-        patience = None
-        if early_stopping and splitter.n_val:
-            patience = early_stopping_patience or max(10, math.ceil(200 / per_epoch))
         checkpoint = None if checkpoint is None else Path(checkpoint)
-        plan = self._training_plan_cls(
-            self.module,
-            create,
-            n_steps=max_epochs * per_epoch,
-            patience=patience,
-            half=max_epochs // 2,
-            checkpoint=checkpoint,
-            seed=random_state,
-            **(plan_kwargs or {}),
-        )
-        if checkpoint is not None:
-            plan.description = describe(
-                read(self.adata_manager),
-                splitter.val_idx,
-                arguments=self.arguments_,
-                optimizer=optimizer,
-                optimizer_kwargs=optimizer_kwargs,
-                lr=lr,
+        fitted_before, histories, steps = self.is_trained_, [], []
+        for i, network in enumerate(self.networks):  # the same cells are held out of all
+            seed = derived(random_state, 3, i) if i else random_state
+            splitter = self._data_splitter_cls(
+                self.adata_manager,
+                train_size=train_size,
+                held_out=self.validation_indices if i else held_out,
                 batch_size=batch_size,
-                max_epochs=max_epochs,
-                patience=patience,
-                random_state=random_state,
-                plan_kwargs=plan_kwargs,
+                seed=seed,
             )
-        go_on = resumable(checkpoint, plan.description)
-        with isolated(random_state), quiet_lightning(), sensible_threads(batch_size * self._n_values):
-            self.module.train()
-            self._train_runner_cls(
-                self,
-                training_plan=plan,
-                data_splitter=splitter,
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                ckpt_path=go_on,
-                **trainer_options(progress_bar, trainer_kwargs),
-            )()
-            calibrate(
-                self.module, self.adata_manager, self.train_indices, self.validation_indices, random_state
+            max_epochs = max_epochs or default_epochs(splitter.n_train, batch_size)
+            per_epoch = math.ceil(splitter.n_train / batch_size)
+            patience = None
+            if early_stopping and splitter.n_val:
+                patience = early_stopping_patience or max(10, math.ceil(200 / per_epoch))
+            file = (
+                checkpoint if checkpoint is None or not i else checkpoint.with_name(f"{checkpoint.name}.{i}")
+            )
+            plan = self._training_plan_cls(
+                network,
+                create,
+                n_steps=max_epochs * per_epoch,
+                patience=patience,
+                half=max_epochs // 2,
+                checkpoint=file,
+                seed=seed,
+                **(plan_kwargs or {}),
+            )
+            if checkpoint is not None:
+                plan.description = describe(
+                    read(self.adata_manager),
+                    splitter.val_idx,
+                    arguments=self.arguments_,
+                    optimizer=optimizer,
+                    optimizer_kwargs=optimizer_kwargs,
+                    lr=lr,
+                    batch_size=batch_size,
+                    max_epochs=max_epochs,
+                    patience=patience,
+                    random_state=seed,
+                    plan_kwargs=plan_kwargs,
+                )
+            go_on = resumable(file, plan.description)
+            self.is_trained_ = fitted_before
+            try:
+                with isolated(seed), quiet_lightning(), sensible_threads(batch_size * self._n_values):
+                    network.train()
+                    self._train_runner_cls(
+                        self,
+                        training_plan=plan,
+                        data_splitter=splitter,
+                        max_epochs=max_epochs,
+                        accelerator=accelerator,
+                        devices=devices,
+                        ckpt_path=go_on,
+                        **trainer_options(progress_bar, trainer_kwargs),
+                    )()
+                    calibrate(network, self.adata_manager, splitter.train_idx, splitter.val_idx, seed)
+            finally:
+                if network is not self.networks[-1]:  # no model before all of them are fitted
+                    self.is_trained_ = fitted_before
+            histories.append(pd.DataFrame(plan.epochs).rename_axis("epoch"))
+            steps.append(
+                pd.DataFrame(
+                    {
+                        "loss": torch.stack(plan.losses).cpu().numpy(),
+                        "rate": torch.stack(plan.rates).cpu().numpy(),
+                    }
+                ).rename_axis("step")
             )
         self.optimizer_settings_ = dict(optimizer_kwargs or {}) | _bounds(plan.trainer.optimizers[0])
-        table = pd.DataFrame(plan.epochs).rename_axis("epoch")
+        table, self.steps_ = _one_below_the_other(histories), _one_below_the_other(steps)
         self.history_ = {column: table[[column]] for column in table}
-        self.steps_ = pd.DataFrame(
-            {"loss": torch.stack(plan.losses).cpu().numpy(), "rate": torch.stack(plan.rates).cpu().numpy()}
-        ).rename_axis("step")
+
+
+def _one_below_the_other(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return what was written down of each network, which is named where there are several."""
+    if len(tables) == 1:
+        return tables[0]
+    return pd.concat([table.assign(network=i) for i, table in enumerate(tables)])
 
 
 def _check_has_some(mdata: MuData, modalities: dict[str, str]) -> None:

@@ -65,7 +65,7 @@ def loss_curves(
     Training values are means over an epoch in which the parameters still move, with dropout and fresh noise; held-out
     values are taken at the end of the epoch, without dropout, with fixed noise, from averaged parameters. Training curves can therefore lie above held-out ones without anything being wrong. Values of a
     modality are per cell in which it was measured, so that modalities need not add up to the bound. Early epochs that
-    would flatten the rest run out of the axes. The bounds of the rate are drawn where the fit was given them.
+    would flatten the rest run out of the axes. Several networks have a line each. The bounds of the rate are drawn where the fit was given them.
 
     Examples
     --------
@@ -116,15 +116,20 @@ def _grid(n: int, width: float) -> tuple[Figure, np.ndarray]:
 
 
 def _curves(ax: Axes, history: pd.DataFrame, column: str, color: str) -> None:
-    shown = {stage: history[f"{column}_{stage}"] for stage in STAGES if f"{column}_{stage}" in history}
-    for stage, values in shown.items():
-        ax.plot(history["epoch"], values, color=color, **STAGES[stage], **_marker(history, stage))
-    show_settled(ax, list(shown.values()))
+    shown = {stage: f"{column}_{stage}" for stage in STAGES if f"{column}_{stage}" in history}
+    for stage, name in shown.items():
+        for run in _of_each_network(history):
+            ax.plot(run["epoch"], run[name], color=color, **STAGES[stage], **_marker(run, stage))
+    show_settled(ax, history[list(shown.values())])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     ax.yaxis.set_major_locator(MaxNLocator(4))
     ax.set(xlabel="Epoch")
     if ax.get_subplotspec().is_first_col():
         ax.set_ylabel("Nats per cell")
+
+
+def _of_each_network(table: pd.DataFrame) -> list[pd.DataFrame]:
+    return [run for _, run in table.groupby("network")] if "network" in table else [table]
 
 
 def _marker(history: pd.DataFrame, stage: str) -> dict[str, str]:
@@ -134,7 +139,8 @@ def _marker(history: pd.DataFrame, stage: str) -> dict[str, str]:
 
 def _rate(ax: Axes, steps: pd.DataFrame, params: Mapping[str, Any]) -> None:
     ax.set_yscale("log")
-    ax.plot(steps["step"], steps["rate"], color="black", linewidth=1, marker="o" if len(steps) == 1 else "")
+    for run in _of_each_network(steps):
+        ax.plot(run["step"], run["rate"], color="black", linewidth=1, marker="o" if len(run) == 1 else "")
     shown = [*steps["rate"][steps["rate"] > 0].quantile([0, 1])]
     for name, side in BOUNDS.items():
         if f"optimizer_{name}" in params:

@@ -79,7 +79,7 @@ def _imputable(mosaic: Mosaic, held_out: np.ndarray) -> dict[str, np.ndarray]:
 
 def _measured(model: TriVI, mosaic: Mosaic, modality: str) -> np.ndarray:
     """Which batch measured which feature (batches × features); of protein, those of its panel."""
-    measured = getattr(model.module, f"measured_{modality}").cpu().numpy()
+    measured = getattr(model.networks[0], f"measured_{modality}").cpu().numpy()
     return np.broadcast_to(measured, (len(measured), mosaic.counts[modality].shape[1]))
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+FEW_CELLS = 3_000
+
 
 def integrate(
     mdata: MuData,
@@ -26,6 +28,7 @@ def integrate(
     use_highly_variable: bool | None = None,
     protein_panels: "str | Mapping[str, Sequence[str]] | None" = "auto",
     n_latent: int = 20,
+    n_networks: int | None = None,
     optimizer: "str | Callable[[Iterable[Tensor]], Optimizer]" = "asgdadam",
     lr: float = 1e-3,
     optimizer_kwargs: dict[str, Any] | None = None,
@@ -63,6 +66,9 @@ def integrate(
         have them; a mapping from batches to names; ``None`` if all measured all.
     n_latent
         Dimensions of the embedding.
+    n_networks
+        Networks, fitted one after the other, that share the dimensions out between them; see :class:`mmopt.models.TriVI`.
+        If not given: two with fewer than 3,000 cells, where chance in a fit weighs most and a fit costs least, else one.
     optimizer, lr, optimizer_kwargs
         Name of the optimizer (:func:`mmopt.optim.available`) or a function that makes one from parameters, its rate
         to start from and its further arguments.
@@ -92,7 +98,7 @@ def integrate(
         Share of the modality in the precision of the cell's posterior; 0 where absent, the shares sum to 1.
     ``mdata.uns["mmopt"]``
         ``params``, ``history`` (per epoch; training and held-out, per modality), ``steps`` (loss and base learning
-        rate per step) and ``versions``.
+        rate per step) and ``versions``. Of several networks one below the other, with a column ``network``.
 
     Raises
     ------
@@ -115,7 +121,11 @@ def integrate(
         use_highly_variable=use_highly_variable,
         protein_panels=protein_panels,
     )
-    model = TriVI(mdata, n_latent=n_latent, random_state=random_state, **(model_kwargs or {}))
+    if n_networks is None:
+        n_networks = min(2, n_latent) if mdata.n_obs < FEW_CELLS else 1
+    model = TriVI(
+        mdata, n_latent=n_latent, n_networks=n_networks, random_state=random_state, **(model_kwargs or {})
+    )
     model.train(
         max_epochs,
         optimizer=optimizer,
@@ -139,6 +149,7 @@ def integrate(
         "layer": layer or "",
         "batch_key": batch_key or "",
         "n_latent": n_latent,
+        "n_networks": n_networks,
         "optimizer": optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", "custom"),
         "lr": lr,
         **{

@@ -133,7 +133,12 @@ def landscape(
         raise ValueError(
             "directions='trajectory' and trajectory= go together: `from mmopt.models.trajectory import "
             "RecordParameters`, record the run with `recorder = RecordParameters()` and `mm.tl.integrate(mdata, "
-            "callbacks=[recorder])`, and give `trajectory=recorder`"
+            "n_networks=1, callbacks=[recorder])`, and give `trajectory=recorder`"
+        )
+    if trajectory is not None and len(model.networks) > 1:
+        raise ValueError(
+            f"the model has {len(model.networks)} networks, fitted one after the other, and a run is that of one: record "
+            "`mm.tl.integrate(mdata, n_networks=1, callbacks=[recorder])`"
         )
     if other is not None and directions != "random":
         raise ValueError(f"the path to another fit has no directions={directions!r}; give one or the other")
@@ -220,7 +225,7 @@ def _comparable(model: TriVI, other: TriVI) -> Params:
     differing = [
         name
         for name, b in ours.named_buffers()  # depths are predicted after the fit: they are no part of the bound
-        if not name.startswith("depths.") and not torch.equal(b.cpu(), held[name].cpu())
+        if "depths." not in name and not torch.equal(b.cpu(), held[name].cpu())
     ]
     if differing:
         raise ValueError(
