@@ -15,7 +15,7 @@ from mmopt.pl._figure import COLUMN, PALETTE, style
 
 FOLDER = Path(__file__).parent / "_static"
 PARTS = ["loss", "rna", "atac", "prot", "kl"]
-TRAIN = {"batch_key": "donor", "accelerator": "cpu", "progress_bar": False}
+TRAIN = {"batch_key": "donor", "n_networks": 1, "accelerator": "cpu", "progress_bar": False}
 
 
 def landscapes() -> mudata.MuData:

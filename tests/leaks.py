@@ -57,7 +57,8 @@ def one(folder: Path) -> list[weakref.ref]:
     model.save(folder / "model", overwrite=True)
     again = mm.models.TriVI.load(folder / "model", mdata, accelerator="cpu")
     again.get_normalized("prot", given="rna")
-    (folder / "run.ckpt").unlink()
+    for file in folder.glob("run.ckpt*"):
+        file.unlink()
     return [weakref.ref(x) for x in (mdata, model, again, model.module)]
 
 

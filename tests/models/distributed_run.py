@@ -15,11 +15,11 @@ EPOCHS, GLOBAL_BATCH = 8, 32
 
 
 def run(mdata, checkpoint, world=1, **kwargs):
-    """A run without noise, so that what processes do together can be told from what one does."""
+    """Two networks without noise, so that what processes do together can be told from what one does."""
     from mmopt.models import TriVI
 
     TriVI.setup_mudata(mdata, batch_key="donor")
-    sizes = {"n_latent": 4, "n_hidden": 16}
+    sizes = {"n_latent": 4, "n_hidden": 16, "n_networks": 2}
     model = TriVI(mdata, **sizes, dropout_rate=0.0, modality_dropout=0.0)
     before, torch.randn_like = torch.randn_like, torch.zeros_like
     try:
