@@ -28,7 +28,7 @@ class TriModules(BaseModuleClass):
     def __init__(self, networks: Iterable[TriModule]):
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.modalities = self.networks[0].modalities
+        self.modalities: tuple[str, ...] = self.networks[0].modalities
         self.n_latent = sum(network.n_latent for network in self.networks)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **_) -> dict:
@@ -49,13 +49,15 @@ class TriModules(BaseModuleClass):
             for network, own in zip(self.networks, noises, strict=True)
         ]
 
-        def beside(name: str) -> Tensor:
-            return torch.cat([out[name] for out in each], -1)
+        def beside(parts: list[Tensor]) -> Tensor:
+            return torch.cat(parts, -1)
 
-        mean, deviation = (torch.cat([getattr(out["qz"], k) for out in each], -1) for k in ("loc", "scale"))
-        out = {k: beside(k) for k in ("z", "expert_means", "expert_log_variances")}
-        out |= {"qz": Normal(mean, deviation, validate_args=False), "present": each[0]["present"]}
-        return out | {"each": each}
+        posteriors = [out["qz"] for out in each]
+        joint = Normal(
+            beside([q.loc for q in posteriors]), beside([q.scale for q in posteriors]), validate_args=False
+        )
+        out = {k: beside([out[k] for out in each]) for k in ("z", "expert_means", "expert_log_variances")}
+        return {**out, "qz": joint, "present": each[0]["present"], "each": each}
 
     def generative(self, each: list[dict], tensors: dict[str, Tensor]) -> dict[str, list]:
         """Parameters of the likelihoods, of each network."""
