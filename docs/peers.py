@@ -16,6 +16,7 @@ NAMES = {
     "depth": "depth alone",
     "ridge": "ridge regression",
     "knn": "nearest neighbours",
+    f"{OURS}, one network": "mmopt, one network",
     OURS: "**mmopt**",
 }
 # differences below these are noise on sets of this size
@@ -42,7 +43,7 @@ def verdict(sets: list[str], rows: dict[str, list[str]], noise: float) -> str:
     """Say on which sets ours leads, ties or trails the best other method, in words."""
     groups: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
     for i, name in enumerate(sets):
-        others = {m: v for m, r in rows.items() if m != OURS and (v := value(r[i])) is not None}
+        others = {m: v for m, r in rows.items() if not m.startswith(OURS) and (v := value(r[i])) is not None}
         mine = value(rows[OURS][i])
         if mine is None or not others:
             continue

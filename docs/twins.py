@@ -21,13 +21,14 @@ SCORES = {"w1": ("W1", 2), "w2": ("W2", 2), "mmd": ("MMD²", 4), "energy": ("ene
 def fates(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Mean total variation of each network and kind of intervention, and a sentence on where no change is nearer."""
     rows, lost = [], []
-    for (network, mode), part in runs.groupby(["network", "mode"], sort=False):
+    kinds = runs["mode"].map(MODES).fillna("two at once")
+    for (network, kind), part in runs.groupby(["network", kinds], sort=False):
         ours, none, measured = (part[c].mean() for c in ("tv", "tv_no_change", "tv_no_change_as_measured"))
         nearer = int((part["tv"] < part["tv_no_change"]).sum())
         rows.append(
             {
                 "network": f"`{network}`",
-                "intervention": MODES[mode],
+                "intervention": kind,
                 "twin": f"{ours:.3f}",
                 "none, true": f"{none:.3f}",
                 "measured": f"{measured:.3f}",
@@ -37,7 +38,7 @@ def fates(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             }
         )
         if ours >= none:
-            lost.append(f"`{network}` after {MODES[mode]} ({ours:.3f} against {none:.3f})")
+            lost.append(f"`{network}` after {kind} ({ours:.3f} against {none:.3f})")
     nearer, n = int((runs["tv"] < runs["tv_no_change"]).sum()), len(runs)
     words = f"Nearer for {nearer} of {n} interventions: the means are those of the regulators that change much. Farther from the truth than no change with the true shares: "
     return pd.DataFrame(rows), words + (", ".join(lost) or "nowhere") + ".\n"

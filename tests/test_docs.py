@@ -135,6 +135,7 @@ def test_the_page_of_the_twin_says_where_no_change_is_nearer(made):
     runs = pd.read_csv(DOCS.parent / "benchmarks" / "twin" / "fates.csv")
     text = (made / "include" / "twin_fates.md").read_text(encoding="utf-8")
     rows, told = text.split("Farther from the truth than no change")
+    runs["mode"] = runs["mode"].where(~runs["mode"].str.contains(r"\+"), "two")
     for (network, *_), part in runs.groupby(["network", "mode"]):
         ours, none = part["tv"].mean(), part["tv_no_change"].mean()
         assert re.search(rf"`{network}` \|[^|]*\| {ours:.3f} \| {none:.3f} \|", rows)

@@ -1,4 +1,4 @@
-"""Fates after knock-out and over-expression on simulated networks, beside no change; writes ``fates.csv``.
+"""Fates after knock-out and over-expression of one regulator or two on simulated networks, beside no change; writes ``fates.csv``.
 
 ``python fates.py OUT r12 r16 ...``; networks and priors are drawn here, so anyone can repeat it.
 """
@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ NETWORKS = {
 }
 TIMES = (0, 2, 4, 6, 9, 12)
 LEARNED_FROM = 2000
+N_DOUBLES = 12
 
 
 def course(name: str):
@@ -89,52 +91,63 @@ def run(name: str) -> pd.DataFrame:
     wild = mdata.uns["simulate"]["fate"].set_index("label")["p"]
     print(f"{name}: to the first simulation {time.process_time() - begin:.0f} s of CPU time", flush=True)
     rows = []
-    for gene in network.regulators:
-        for mode in ("knockout", "overexpress"):
-            truth = mm.datasets.truth_fates(mdata, gene, mode=mode).set_index("fate")
-            named = [f for f in truth.index if f != "none"]
-            try:
-                mm.tl.simulate(
-                    mdata,
-                    start={"time": 0},
-                    interventions=[(gene, mode, 0, 12)],
-                    terminal_key="cell_type",
-                    progress_bar=False,
-                )
-            except ValueError as error:
-                print(name, gene, mode, str(error)[:90])
-                continue
-            fate = mdata.uns["simulate"]["fate"].set_index("label")
-
-            def vector(column, fate=fate, named=named):
-                known = fate[column].reindex(named).fillna(0.0)
-                return np.append(known.to_numpy(), 1 - known.sum())
-
-            before, after = truth.loc[[*named, "none"], ["wild_type", "perturbed"]].to_numpy().T
-            inside = [
-                fate.loc[f, "lo"] <= after[i] <= fate.loc[f, "hi"]
-                for i, f in enumerate(named)
-                if f in fate.index
-            ]
-            rows.append(
-                {
-                    "network": name,
-                    "gene": gene,
-                    "mode": mode,
-                    "tv": 0.5 * np.abs(vector("p") - after).sum(),
-                    "tv_no_change": 0.5 * np.abs(before - after).sum(),
-                    "tv_no_change_as_measured": 0.5 * np.abs(vector("wild_type") - after).sum(),
-                    "tv_wild_type": 0.5 * np.abs(vector("wild_type") - before).sum(),
-                    "largest_wild_type": np.abs(vector("wild_type") - before).max(),
-                    "moved": mdata.uns["simulate"]["effect"]["total_variation"],
-                    "factor": mdata.uns["simulate"]["effect"]["factor"],
-                    "coverage": np.mean(inside),
-                    "width": float((fate["hi"] - fate["lo"]).iloc[:-1].mean()),
-                }
-            )
+    for steps in [*singles(network.regulators), *doubles(network.regulators)]:
+        try:
+            rows.append({"network": name, **scored(mdata, steps)})
+        except ValueError as error:
+            print(name, steps, str(error)[:90])
+    fate = mdata.uns["simulate"]["fate"]
     return pd.DataFrame(rows).assign(
         flow_gap=0.5 * float(np.abs(fate["flow"] - fate["wild_type"]).sum()), wild=wild.sum()
     )
+
+
+def singles(regulators: list[str]) -> list[list[tuple[str, str]]]:
+    return [[(gene, mode)] for gene in regulators for mode in ("knockout", "overexpress")]
+
+
+def doubles(regulators: list[str]) -> list[list[tuple[str, str]]]:
+    """A dozen pairs drawn at random: both knocked out, both over-expressed, one of each, in turn."""
+    pairs = list(combinations(regulators, 2))
+    drawn = np.random.default_rng(17).permutation(len(pairs))[:N_DOUBLES]
+    modes = [("knockout", "knockout"), ("overexpress", "overexpress"), ("knockout", "overexpress")]
+    return [list(zip(pairs[k], modes[i % 3], strict=True)) for i, k in enumerate(drawn)]
+
+
+def scored(mdata, steps: list[tuple[str, str]]) -> dict:
+    """Simulate interventions that last, and compare the shares of the fates with the true ones."""
+    truth = mm.datasets.truth_fates(mdata, steps).set_index("fate")
+    named = [f for f in truth.index if f != "none"]
+    mm.tl.simulate(
+        mdata,
+        start={"time": 0},
+        interventions=[(gene, mode, 0, 12) for gene, mode in steps],
+        terminal_key="cell_type",
+        progress_bar=False,
+    )
+    fate = mdata.uns["simulate"]["fate"].set_index("label")
+
+    def vector(column):
+        known = fate[column].reindex(named).fillna(0.0)
+        return np.append(known.to_numpy(), 1 - known.sum())
+
+    before, after = truth.loc[[*named, "none"], ["wild_type", "perturbed"]].to_numpy().T
+    inside = [
+        fate.loc[f, "lo"] <= after[i] <= fate.loc[f, "hi"] for i, f in enumerate(named) if f in fate.index
+    ]
+    return {
+        "gene": "+".join(gene for gene, _ in steps),
+        "mode": "+".join(mode for _, mode in steps),
+        "tv": 0.5 * np.abs(vector("p") - after).sum(),
+        "tv_no_change": 0.5 * np.abs(before - after).sum(),
+        "tv_no_change_as_measured": 0.5 * np.abs(vector("wild_type") - after).sum(),
+        "tv_wild_type": 0.5 * np.abs(vector("wild_type") - before).sum(),
+        "largest_wild_type": np.abs(vector("wild_type") - before).max(),
+        "moved": mdata.uns["simulate"]["effect"]["total_variation"],
+        "factor": mdata.uns["simulate"]["effect"]["factor"],
+        "coverage": np.mean(inside),
+        "width": float((fate["hi"] - fate["lo"]).iloc[:-1].mean()),
+    }
 
 
 def collect(run: Callable[[str], pd.DataFrame], show: Callable[[pd.DataFrame], pd.DataFrame]) -> None:

@@ -275,6 +275,11 @@ def test_refuses_uneven_grids(toy_source, grid, message):
         mm.tl.compare_optimizers(toy_source, ("adam", "sgd"), lr_grid=grid)
 
 
+def test_refuses_more_than_one_network(toy_source):
+    with pytest.raises(ValueError, match="compared on one network"):
+        mm.tl.compare_optimizers(toy_source.copy(), "adam", model_kwargs={"n_networks": 2})
+
+
 def test_refuses_an_unknown_optimizer(toy_source):
     with pytest.raises(ValueError, match="asgdadam"):
         mm.tl.compare_optimizers(toy_source.copy(), ("adamm",), progress_bar=False)

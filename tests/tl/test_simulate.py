@@ -190,3 +190,25 @@ def test_arguments(mdata):
         run(mdata, n_cells=5)
     with pytest.raises(TypeError, match="a list of names is needed"):
         run(mdata, features="GATA1")
+
+
+def test_what_members_share_is_unknown_anew_for_each_regulator(monkeypatch):
+    """Variances of the part that no spread of members shows add up over the regulators that are held."""
+    from scipy.stats import norm
+
+    from mmopt.tl import _outcome
+    from mmopt.tl._arms import Arms
+
+    monkeypatch.setattr(_outcome, "_feature_table", lambda *_: None)
+    rng = np.random.default_rng(0)
+    own = [np.tile([0.5, 0.3, 0.2], (2, 1)) for _ in range(3)]
+    changes = [
+        np.array([[0.0, 0, 0], [-0.1, 0.1, 0]]) + 0.01 * rng.normal(size=(2, 3)) * [1, 1, 0] for _ in own
+    ]
+    arms = Arms(own, changes, {}, [], [])
+    ask = (arms, None, np.array([0.0, 1.0]), ["a", "b", "c"], np.zeros((3, 4)), np.array([], int))
+    one, two = (_outcome.tables(*ask, n)["fate"].set_index("label").loc[["a", "b"]] for n in (1, 2))
+    pd.testing.assert_series_equal(one["p"], two["p"])
+    variance = [((t["hi"] - t["lo"]) / (2 * norm.ppf(0.95))) ** 2 for t in (one, two)]
+    shared = (0.35 * np.mean(changes, axis=0)[1, :2]) ** 2 + 0.05**2
+    np.testing.assert_allclose(variance[1] - variance[0], shared, rtol=1e-6)

@@ -161,7 +161,7 @@ class TriVI(Registered, Files, Queries, Answers, Predictions, VAEMixin, BaseMode
         return self.module.modalities
 
     @property
-    def networks(self) -> list[TriModule]:
+    def networks(self) -> list[torch.nn.Module]:
         """The networks that are fitted one after the other; most models have one."""
         return list(getattr(self.module, "networks", [self.module]))
 

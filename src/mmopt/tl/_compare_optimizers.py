@@ -123,7 +123,7 @@ def compare_optimizers(
     Raises
     ------
     KeyError, TypeError, ValueError
-        Unknown optimizers, empty grids or grids of different lengths, or data that cannot be used.
+        Unknown optimizers, empty grids or grids of different lengths, more than one network, or data that cannot be used.
     ImportError
         A rival whose package is not installed.
 
@@ -135,6 +135,8 @@ def compare_optimizers(
     optimizers = [optimizers] if isinstance(optimizers, str) else list(optimizers)
     if not (optimizers and len(lr_grid) and len(seeds)):
         raise ValueError("optimizers, lr_grid and seeds must each name at least one")
+    if (model_kwargs or {}).get("n_networks", 1) != 1:
+        raise ValueError("optimizers are compared on one network; leave n_networks out of model_kwargs")
     grids = _grids(optimizers, lr_grid)
     settings = {
         name: _settings(

@@ -23,8 +23,10 @@ def tables(
     names: list[str],
     flow: np.ndarray,
     shown: np.ndarray,
-    planned: bool,
+    n_planned: int,
 ) -> dict:
+    """Return the slot's tables; what the members cannot disagree on is unknown anew for each of ``n_planned`` regulators."""
+    planned = n_planned > 0
     out: dict = {"fate_names": names}
     if names:
         own, own_sd = np.mean(arms.fractions, axis=0), np.std(arms.fractions, axis=0, ddof=1)
@@ -37,9 +39,9 @@ def tables(
             # what was taken back is not excluded either
             sd = np.sqrt(
                 (ENSEMBLE * draws.std(0, ddof=1)) ** 2
-                + (TRANSFER * draws.mean(0)) ** 2
+                + n_planned * (TRANSFER * draws.mean(0)) ** 2
                 + (draws.mean(0) - change) ** 2
-                + touched * UNSEEN**2
+                + n_planned * touched * UNSEEN**2
             )
         p = np.clip(own + change, 0, None)
         p *= own.sum(1, keepdims=True) / np.maximum(p.sum(1, keepdims=True), 1e-12)

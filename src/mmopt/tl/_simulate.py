@@ -169,7 +169,7 @@ def simulate(
     flow_paths, flow_share, flow_out = run_flows(
         course, members, begin, grid, labels, names, n_cells, stochastic, random_state
     )
-    found = tables(arms, stage, grid, names, flow_share, shown, bool(planned))
+    found = tables(arms, stage, grid, names, flow_share, shown, len({p.what.name for p in planned}))
     ood = [pd.DataFrame({"time": grid, "arm": "wild_type", "share": flow_out})]
     if planned:
         ood.append(pd.DataFrame({"time": grid, "arm": "perturbed", "share": np.mean(arms.outside, axis=0)}))
