@@ -38,8 +38,8 @@ and 1): held-out bounds were better by 28 and 31 (of 1359 and 1399) on cite_A an
 and from .643 to .628 on teaseq, label transfer from .861 to .876 and from .850 to .841; protein from RNA (one seed) changed by -.011 to +.002 on four sets, and
 the state of 1,000 simulated cells by less than .001. What the encoders leave out is not what these scores ask for.
 Networks side by side in one training (2026-11-28; the five sets, three to six seeds): two networks of 10 dimensions with the same
-batches, held-out cells and stopping, in the history of the repository. That kept little of what fits one after the other gain: overall .665,
-.781, .675, .671, .775, protein .628, .738, .580, .435. Other ways to put fits together (exploratory: separate fits, each with held-out cells of its own, three to six seeds): three
+batches, held-out cells and stopping, in the history of the repository: overall .665, .781, .675, .671, .775, and protein .628, .738, .580, .435, no
+better than one network. Other ways to put fits together (exploratory: separate fits, each with held-out cells of its own, three to six seeds): three
 of 10 dimensions had protein .001 to .004 and peaks up to .001 better than two and overall .652, .794, .665, .675, .787 instead of .655, .790, .671,
 .683, .788, for half as much time again; two of 20 dimensions had overall .654 on mosaic and .773 on pbmc_mosaic. Three fits with held-out cells of
 their own gained .011 in protein over one on teaseq and .008 on pbmc_mosaic, with the same cells .009 and .004; with the same cells a user can still
