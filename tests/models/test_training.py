@@ -110,7 +110,7 @@ class TestSchedule:
         assert found["train_loss"] == pytest.approx(expected, rel=1e-5)
 
     def test_default_epochs(self):
-        from mmopt.models.trivi import default_epochs
+        from mmopt.models.fitting import default_epochs
 
         assert default_epochs(100, 128) == 600
         assert default_epochs(12_800, 128) == 30
