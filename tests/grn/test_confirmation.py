@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +25,7 @@ def problem():
     sign = np.zeros((p + p * per, p))
     for number in range(p):
         sign[p + per * number : p + per * (number + 1), number] = 1
-    return Problem(level, np.full(level.shape, np.nan), np.arange(p), sign)
+    return Problem(level, np.full(level.shape, np.nan), np.full(level.shape[1], np.nan), np.arange(p), sign)
 
 
 def test_the_evidence_of_a_decoy_is_confirmed_no_more_than_by_chance(problem):
@@ -38,16 +40,14 @@ def test_the_evidence_of_a_decoy_is_confirmed_no_more_than_by_chance(problem):
 
 
 def test_only_genes_count(problem):
-    fewer = Problem(problem.level, problem.open_odds, problem.regulators, problem.sign, n_genes=3 + 60)
+    fewer = replace(problem, n_genes=3 + 60)
     evidence = confirm(fewer, 0.02, 100.0)
     np.testing.assert_array_equal(evidence.known, [30, 30, 0])
     assert evidence.doubt[2] == 0  # of which nothing is known
 
 
 def test_without_evidence_nobody_is_trusted_or_doubted(problem):
-    evidence = confirm(
-        Problem(problem.level, problem.open_odds, problem.regulators, 0 * problem.sign), 0.02, 100.0
-    )
+    evidence = confirm(replace(problem, sign=0 * problem.sign), 0.02, 100.0)
     np.testing.assert_array_equal(evidence.share, 0)
     np.testing.assert_array_equal(evidence.doubt, 0)
 

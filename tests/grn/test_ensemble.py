@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mmopt._response import Form, log_odds
 from mmopt.grn.confirmation import confirm
-from mmopt.grn.ensemble import RADIUS, bootstraps, cross_validated_penalty, fit_network
+from mmopt.grn.ensemble import RADIUS, TOGETHER, bootstraps, cross_validated_penalty, fit_network
 from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
 
@@ -21,7 +23,7 @@ def problem():
     level = np.hstack([x, y])
     sign = np.zeros((6, 3))
     sign[3, 0], sign[4, 1] = 1, -1
-    return Problem(level, np.full(level.shape, np.nan), np.arange(3), sign)
+    return Problem(level, np.full(level.shape, np.nan), np.full(6, np.nan), np.arange(3), sign)
 
 
 def fitted(problem, penalty=0.02, **settings):
@@ -43,11 +45,11 @@ def test_the_network_has_the_true_edges_and_not_the_follower(problem):
 
 
 def test_without_evidence_the_follower_takes_its_share(problem):
-    blind = Problem(problem.level, problem.open_odds, problem.regulators, 0 * problem.sign)
+    blind = replace(problem, sign=0 * problem.sign)
     network, size, *_ = fitted(blind, n_members=8)
     edges = {(int(s), int(t)): w for s, t, w in zip(network.source, network.target, size, strict=True)}
     assert edges[2, 3] > 0.02
-    assert (blind.relative_penalty(50.0)[3:] == 1).all()
+    assert (blind.relative_penalty(50.0, 0.5)[3:] == 1).all()
 
 
 def test_the_spectral_radius_stays_below_one(problem):
@@ -56,7 +58,7 @@ def test_the_spectral_radius_stays_below_one(problem):
     sign = problem.sign.copy()
     sign[0, :2], sign[1, :2] = [1, -1], [-1, 1]
     steep = np.clip(4 * (level - 0.5) + 0.5, 0, 1)
-    loop = Problem(level, log_odds(steep), problem.regulators, sign)
+    loop = Problem(level, log_odds(steep), np.ones(6), problem.regulators, sign)
     network, _, _, before = fitted(loop, 0.005, n_members=6)
     after = [spectral_radius(network.dense(m)[:3], level[:, :3], network.forms[m]) for m in range(6)]
     assert max(before) > 1
@@ -66,14 +68,37 @@ def test_the_spectral_radius_stays_below_one(problem):
 def test_chromatin_says_what_a_regulator_makes(problem):
     open_odds = problem.open_odds.copy()
     open_odds[:, [1, 3]] = log_odds(problem.level[:, [0, 1]])
-    mixed = Problem(problem.level, open_odds, problem.regulators, problem.sign)
-    response = mixed.response(0.25)
+    together = np.array([np.nan, 0.5, np.nan, 0.7, np.nan, np.nan])
+    mixed = replace(problem, open_odds=open_odds, together=together)
+    response = mixed.response(0.25, 0.5)
     np.testing.assert_allclose(response[:, 1], mixed.open_odds[:, 1])
     np.testing.assert_allclose(response[:, 3], 0.75 * mixed.odds[:, 3] + 0.25 * mixed.open_odds[:, 3])
     np.testing.assert_allclose(response[:, 0], mixed.odds[:, 0])
-    penalty = mixed.relative_penalty(50.0)
+    penalty = mixed.relative_penalty(50.0, 0.5)
     assert penalty[1, 1] == 50
     assert penalty[0, 0] > 1e5  # production not seen: no edge on itself
+    stricter = mixed.response(0.25, 0.6)
+    np.testing.assert_allclose(stricter[:, 1], mixed.odds[:, 1])
+    np.testing.assert_allclose(stricter[:, 3], response[:, 3])
+    assert mixed.relative_penalty(50.0, 0.6)[1, 1] > 1e5
+
+
+def test_members_differ_in_the_correlation_from_which_chromatin_counts(problem):
+    """Chromatin of regulator 1 follows regulator 0, its expression does not: a share of the members sees that edge."""
+    open_odds = problem.open_odds.copy()
+    open_odds[:, 1] = log_odds(problem.level[:, 0])
+    sign = problem.sign.copy()
+    sign[1, 0] = 1
+
+    def sees(correlation):
+        together = np.array([np.nan, correlation, np.nan, np.nan, np.nan, np.nan])
+        seen = replace(problem, open_odds=open_odds, together=together, sign=sign)
+        network, *_ = fitted(seen, n_members=20)
+        return (np.array([network.dense(m)[1, 0] for m in range(20)]) > 0.5).mean()
+
+    low, high = TOGETHER
+    shares = [sees(low + part * (high - low)) for part in (-0.1, 0.25, 0.5, 0.75, 1.1)]
+    np.testing.assert_allclose(shares, [0, 0.25, 0.5, 0.75, 1], atol=0.051)
 
 
 def test_donors_are_resampled_where_there_are_five():
@@ -89,7 +114,7 @@ def test_donors_are_resampled_where_there_are_five():
 
 def test_penalty_and_stability(problem):
     halves = [
-        Problem(problem.level[rows], problem.open_odds[rows], problem.regulators, problem.sign)
+        replace(problem, level=problem.level[rows], open_odds=problem.open_odds[rows])
         for rows in (slice(0, 200), slice(200, 400))
     ]
     penalty, errors, _ = cross_validated_penalty(halves)

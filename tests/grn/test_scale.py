@@ -15,15 +15,18 @@ def expression():
 
 
 def test_a_narrowed_and_shifted_range_is_undone(expression):
-    slope, offset = chromatin_scale(expression, 0.4 * expression + 2)
+    slope, offset, together = chromatin_scale(expression, 0.4 * expression + 2, 0.5)
     np.testing.assert_allclose(slope, 2.5)
     np.testing.assert_allclose(offset, -5)
+    np.testing.assert_allclose(together, 1)
 
 
 def test_noise_in_chromatin_does_not_make_effects_small(expression):
     noisy = 0.4 * expression + 0.5 * np.random.default_rng(1).standard_normal(expression.shape)
-    slope, offset = chromatin_scale(expression, noisy)
+    slope, offset, together = chromatin_scale(expression, noisy, 0.5)
     np.testing.assert_allclose(slope, 2.5, rtol=0.1)
+    expected = [np.corrcoef(x, y)[0, 1] for x, y in zip(expression.T, noisy.T, strict=True)]
+    np.testing.assert_allclose(together, expected)
     # per unit of expression the chromatin moves one unit
     brought = offset + slope * noisy
     for x, y in zip(expression.T, brought.T, strict=True):
@@ -43,8 +46,9 @@ def test_chromatin_that_goes_its_own_way_is_left_out(expression):
         ],
         1,
     )
-    slope, offset = chromatin_scale(expression, own)
+    slope, offset, together = chromatin_scale(expression, own, 0.5)
     assert np.isnan(slope[:4]).all()
     assert np.isnan(offset[:4]).all()
+    assert np.isnan(together[:4]).all()
     np.testing.assert_allclose((slope[4], offset[4]), (1, 0), atol=1e-12)
-    assert np.isnan(chromatin_scale(np.zeros((9, 1)), own[:9, 4:])[0]).all()  # a gene that is constant
+    assert np.isnan(chromatin_scale(np.zeros((9, 1)), own[:9, 4:], 0.5)).all()  # a gene that is constant

@@ -9,7 +9,7 @@ from mmopt.grn.problem import Problem
 from mmopt.grn.ridge import adaptive_ridge
 
 # of what is fitted once, not by every member of an ensemble
-STANDARD_FORM, STANDARD_CHROMATIN = Form(2.0, 0.4), 0.3
+STANDARD_FORM, STANDARD_CHROMATIN, STANDARD_TOGETHER = Form(2.0, 0.4), 0.3, 0.5
 # the data confirm an edge that comes out with the sign of the evidence and at least this standardised size
 _LEAST = 0.1
 # few edges tell little: as if so many more had been looked at
@@ -92,13 +92,13 @@ def confirm(problem: Problem, penalty: float, prior_strength: float, seed: int =
 def _confirmed(problem: Problem, penalty: float, prior_strength: float) -> np.ndarray:
     genes = slice(problem.n_genes)
     occupied = STANDARD_FORM(np.maximum(problem.level[:, problem.regulators], 0))
-    response = problem.response(STANDARD_CHROMATIN)[:, genes]
+    response = problem.response(STANDARD_CHROMATIN, STANDARD_TOGETHER)[:, genes]
     sign = np.nan_to_num(problem.sign[genes])
     weights = adaptive_ridge(
         occupied,
         response,
         np.ones(len(response)),
-        penalty * problem.relative_penalty(prior_strength)[genes],
+        penalty * problem.relative_penalty(prior_strength, STANDARD_TOGETHER)[genes],
         sign,
     )
     size = weights * occupied.std(0) / np.maximum(problem.odds[:, genes].std(0), 1e-3)[:, None]

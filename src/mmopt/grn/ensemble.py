@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mmopt._response import Form
-from mmopt.grn.confirmation import STANDARD_CHROMATIN, STANDARD_FORM, Confirmation
+from mmopt.grn.confirmation import STANDARD_CHROMATIN, STANDARD_FORM, STANDARD_TOGETHER, Confirmation
 from mmopt.grn.network import Network, sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
 from mmopt.grn.ridge import adaptive_ridge, choose_penalty
@@ -15,6 +15,9 @@ from mmopt.grn.ridge import adaptive_ridge, choose_penalty
 EXPONENTS, HALVES = (1.0, 2.0, 3.0), (0.3, 0.4, 0.5)
 HORIZONS = (6, 10, 16, 24)
 STRENGTHS, PENALTIES, CHROMATIN = (0.5, 1.0, 3.0), (0.5, 1.0, 2.0), (0.0, 0.3, 0.6)
+# least correlation with which chromatin says what is made of a gene, evenly between: with one limit for all, chance decided
+# for the whole ensemble which of two regulators drives a gene that is near it
+TOGETHER = (0.4, 0.6)
 RADIUS = 0.95
 # standardised coefficient that is nothing
 LEAST = 0.05
@@ -37,7 +40,7 @@ def fit_network(
     """Fit an ensemble and keep the edges whose sign its members agree on.
 
     Each member sees a bootstrap of the pooled cells (of the donors, where there are five or more), and has its own form
-    of the regulators' effect, penalties, weight of the chromatin and number of steps.
+    of the regulators' effect, penalties, number of steps, weight of the chromatin and correlation from which it counts.
 
     Parameters
     ----------
@@ -71,20 +74,23 @@ def fit_network(
     fitted, sizes, forms, steps, radii = [], [], [], [], []
     design = [
         rng.permutation(np.resize(values, n_members))
-        for values in (EXPONENTS, HALVES, STRENGTHS, PENALTIES, CHROMATIN, HORIZONS)
+        for values in (
+            *(EXPONENTS, HALVES, STRENGTHS, PENALTIES, CHROMATIN, HORIZONS),
+            np.linspace(*TOGETHER, n_members),
+        )
     ]
-    for sample, exponent, half, strength, factor, chromatin, horizon in zip(
+    for sample, exponent, half, strength, factor, chromatin, horizon, least in zip(
         bootstraps(len(problem.level), problem.groups, n_members, rng), *design, strict=True
     ):
         form = Form(exponent, half)
         outside = prior_strength * strength
         alpha = penalty * factor
-        response = problem.response(chromatin)
+        response = problem.response(chromatin, least)
         steps.append(int(horizon))
         regulators = np.maximum(problem.level[:, problem.regulators], 0)
         occupied = form(regulators)
         weights = adaptive_ridge(
-            occupied, response, sample, alpha * doubt * problem.relative_penalty(outside * trust), sign
+            occupied, response, sample, alpha * doubt * problem.relative_penalty(outside * trust, least), sign
         )
         forms.append(form)
         fitted.append(weights)
@@ -132,7 +138,10 @@ def cross_validated_penalty(
 ) -> tuple[float, dict[float, float], np.ndarray]:
     """Penalty that predicts best what regulators do in cells that were pooled apart; see :func:`choose_penalty`."""
     data = [
-        (STANDARD_FORM(np.maximum(fold.level[:, fold.regulators], 0)), fold.response(STANDARD_CHROMATIN))
+        (
+            STANDARD_FORM(np.maximum(fold.level[:, fold.regulators], 0)),
+            fold.response(STANDARD_CHROMATIN, STANDARD_TOGETHER),
+        )
         for fold in folds
     ]
-    return choose_penalty(data, folds[0].relative_penalty(prior_strength))
+    return choose_penalty(data, folds[0].relative_penalty(prior_strength, STANDARD_TOGETHER))

@@ -20,6 +20,8 @@ class Problem:
     open_odds
         ``(n_cells, n_features)``: log odds of the chromatin that serves each gene, on the scale of its expression
         (:func:`mmopt.grn.scale.chromatin_scale`); NaN columns where there is none.
+    together
+        ``(n_features,)``: correlation of that chromatin with expression, NaN where there is none.
     regulators
         Columns of the regulators, ``(p,)``.
     sign
@@ -33,6 +35,7 @@ class Problem:
 
     level: np.ndarray
     open_odds: np.ndarray
+    together: np.ndarray
     regulators: np.ndarray
     sign: np.ndarray
     groups: np.ndarray | None = None
@@ -42,28 +45,28 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "odds", log_odds(self.level))
 
-    def response(self, chromatin: float) -> np.ndarray:
+    def response(self, chromatin: float, least: float) -> np.ndarray:
         """Log odds that the regulators are to explain.
 
-        For a gene that is no regulator a mixture of expression and chromatin; for a regulator its chromatin alone:
+        Chromatin counts where it correlates with expression at ``least``. For a gene that is no regulator a mixture of expression and chromatin; for a regulator its chromatin alone:
         what it makes now, where its expression is what it made before.
         """
-        linked = np.isfinite(self.open_odds).all(0)
+        linked = self.together >= least
         mixed = np.where(linked, (1 - chromatin) * self.odds + chromatin * self.open_odds, self.odds)
         made = self.regulators[linked[self.regulators]]
         mixed[:, made] = self.open_odds[:, made]
         return mixed
 
-    def relative_penalty(self, outside: float | np.ndarray) -> np.ndarray:
+    def relative_penalty(self, outside: float | np.ndarray, least: float) -> np.ndarray:
         """1 for the edges there is evidence for and ``outside`` for the others, if there is evidence for any.
 
         ``outside`` may differ between regulators.
 
-        A regulator whose production is not seen in its chromatin would explain itself: that edge is closed.
+        A regulator whose production is not seen in its chromatin (a correlation of ``least``) would explain itself: that edge is closed.
         """
         known = self.sign != 0
         penalty = np.where(known, 1.0, outside if known.any() else 1.0)
-        blind = ~np.isfinite(self.open_odds[:, self.regulators]).all(0)
+        blind = ~(self.together[self.regulators] >= least)
         numbers = np.arange(len(self.regulators))
         penalty[self.regulators[blind], numbers[blind]] = _FORBIDDEN
         return penalty

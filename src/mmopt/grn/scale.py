@@ -3,8 +3,6 @@
 import numpy as np
 
 _TOP, _TOP_LEVEL = 0.995, 0.9
-# least correlation with which chromatin says what is made of a gene
-_TOGETHER = 0.5
 
 
 def tops(values: np.ndarray) -> np.ndarray:
@@ -12,7 +10,9 @@ def tops(values: np.ndarray) -> np.ndarray:
     return np.maximum(np.quantile(values, _TOP, axis=0) / _TOP_LEVEL, 1e-9)
 
 
-def chromatin_scale(odds: np.ndarray, open_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def chromatin_scale(
+    odds: np.ndarray, open_odds: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Slope and offset that bring the log odds of each gene's chromatin to the scale of its expression.
 
     Fragments that come from everywhere, and peaks that serve other genes as well, narrow the range of chromatin: a
@@ -23,16 +23,19 @@ def chromatin_scale(odds: np.ndarray, open_odds: np.ndarray) -> tuple[np.ndarray
     ----------
     odds, open_odds
         ``(n_cells, n_features)`` log odds of expression and of the chromatin that serves it, NaN where there is none.
+    least
+        Correlation below which chromatin is not brought to any scale.
 
     Returns
     -------
-    slope, offset
-        ``(n_features,)``; NaN where chromatin does not go along with expression (a correlation below 0.5).
+    slope, offset, correlation
+        ``(n_features,)``; NaN where chromatin goes along with expression less than that.
     """
     centre, open_centre = odds.mean(0), open_odds.mean(0)
     odds, open_odds = odds - centre, open_odds - open_centre
     together = (odds * open_odds).mean(0)
     variance = (odds**2).mean(0)
     correlation = together / np.maximum(np.sqrt(variance * (open_odds**2).mean(0)), 1e-12)
-    slope = np.where(correlation >= _TOGETHER, variance / np.maximum(together, 1e-12), np.nan)
-    return slope, centre - slope * open_centre
+    correlation = np.where(correlation >= least, correlation, np.nan)
+    slope = np.where(np.isnan(correlation), np.nan, variance / np.maximum(together, 1e-12))
+    return slope, centre - slope * open_centre, correlation

@@ -13,7 +13,7 @@ from mmopt._logging import logger
 from mmopt._response import log_odds
 from mmopt._threads import sensible_threads
 from mmopt.grn.confirmation import confirm
-from mmopt.grn.ensemble import cross_validated_penalty, fit_network
+from mmopt.grn.ensemble import TOGETHER, cross_validated_penalty, fit_network
 from mmopt.grn.evidence import labels
 from mmopt.grn.links import activity
 from mmopt.grn.network import sign_stability, spectral_radius
@@ -52,7 +52,7 @@ def regulons(
 
     Raw counts of neighbouring cells are added up, and the log odds of every feature between off and fully on are
     regressed on the occupancy of the regulators. For a gene with linked peaks whose accessibility goes along with its
-    expression (a correlation of at least 0.5) that counts too, on the scale of expression; for a regulator it is all
+    expression (a correlation of at least 0.4 to 0.6, by member) that counts too, on the scale of expression; for a regulator it is all
     that counts: chromatin shows what is being made now, expression what was made before. Penalties grow on edges
     without evidence, on those the data do not ask for, and on all edges of a regulator of whose evidence the data confirm no
     more than chance would.
@@ -184,12 +184,13 @@ def regulons(
         return (values - bottom) / scale, log_odds(chromatin)
 
     level, opened = levels(values)
-    slope, offset = chromatin_scale(log_odds(level), opened)
+    slope, offset, together = chromatin_scale(log_odds(level), opened, min(TOGETHER))
 
     def problem(level: np.ndarray, opened: np.ndarray, rows: np.ndarray) -> Problem:
         return Problem(
             level,
             offset + slope * opened,
+            together,
             columns,
             sign,
             None if donors is None else donors[rows],
