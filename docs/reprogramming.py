@@ -52,6 +52,30 @@ def accuracy(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
+def embeddings(found: pd.DataFrame) -> pd.DataFrame:
+    """Scores with several embeddings of the same cells, and how far apart two of them are, by kind and setting."""
+    found = found.assign(model=found["embedding"] != "X_pca", fits=found["beside"].fillna("X_pca") != "X_pca")
+    rows = []
+    for (genes, kind), part in found.groupby(["genes", "kind"], sort=False):
+        alone, pairs = part[part["beside"].isna()], part[part["model"] & part["fits"]]
+        of_model = alone[alone["model"]].groupby("network")["pearson"]
+        rows.append(
+            {
+                "genes": genes,
+                "networks": alone["network"].nunique(),
+                "kind": kind,
+                "Pearson, worst fit of TriVI": f"{of_model.min().mean():.2f}",
+                "best fit": f"{of_model.max().mean():.2f}",
+                "principal components": f"{alone.loc[~alone['model'], 'pearson'].mean():.2f}",
+                "distance of two fits, share of the true change": f"{pairs['gap'].mean():.2f}",
+                "error of one": f"{alone.loc[alone['model'], 'mae_ratio'].mean():.2f}",
+                "within the other's 90 % interval": f"{pairs['inside'].mean():.2f}",
+                "network with the fewest": f"{pairs.groupby('network')['inside'].mean().min():.2f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def searches(found: pd.DataFrame) -> pd.DataFrame:
     """Mean regret in progress of each way to search, and mean lowest objective of the optimizers."""
     means = found.groupby("method", sort=False)[["regret", "best_objective"]].mean()

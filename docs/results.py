@@ -67,6 +67,8 @@ def write(benchmarks: Path, out: Path) -> None:
     }
     for genes, page in pages.items():
         (include / f"{page}.md").write_text(table(near[genes]), encoding="utf-8")
+    shown = reprogramming.embeddings(pd.read_csv(folder / "embeddings.csv"))
+    (include / "embeddings.md").write_text(table(shown), encoding="utf-8")
     (include / "searches.md").write_text(table(ways), encoding="utf-8")
     told, words = twins.fates(pd.read_csv(benchmarks / "twin" / "fates.csv"))
     (include / "twin_fates.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")

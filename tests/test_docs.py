@@ -206,6 +206,17 @@ def test_effects_beside_the_truth_are_told_apart_by_setting(made):
             assert f"| {mean['mae_ratio']:.2f} |" in row
 
 
+def test_the_page_says_how_much_hangs_on_the_embedding(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "embeddings.csv")
+    text = (made / "include" / "embeddings.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == rows.groupby(["genes", "kind"]).ngroups + 2
+    for (genes, kind), part in rows.groupby(["genes", "kind"]):
+        (row,) = (r for r in text.splitlines() if r.startswith(f"| {genes} | ") and f"| {kind} |" in r)
+        apart = part[~part[["embedding", "beside"]].isin(["X_pca"]).any(axis=1) & part["beside"].notna()]
+        assert f"| {apart['gap'].mean():.2f} |" in row
+        assert f"| {apart['inside'].mean():.2f} | {apart.groupby('network')['inside'].mean().min():.2f} |" in row
+
+
 def test_the_comparison_says_where_others_are_better(made):
     source = (DOCS.parent / "benchmarks" / "integration.md").read_text(encoding="utf-8")
     page = (made / "include" / "peers.md").read_text(encoding="utf-8")
