@@ -67,10 +67,9 @@ def embeddings(found: pd.DataFrame) -> pd.DataFrame:
                 "Pearson, worst fit of TriVI": f"{of_model.min().mean():.2f}",
                 "best fit": f"{of_model.max().mean():.2f}",
                 "principal components": f"{alone.loc[~alone['model'], 'pearson'].mean():.2f}",
-                "distance of two fits, share of the true change": f"{pairs['gap'].mean():.2f}",
-                "error of one": f"{alone.loc[alone['model'], 'mae_ratio'].mean():.2f}",
+                "distance of two fits, share of the change": f"{pairs['gap'].mean():.2f}",
+                "distance to the truth": f"{alone.loc[alone['model'], 'mae_ratio'].mean():.2f}",
                 "within the other's 90 % interval": f"{pairs['inside'].mean():.2f}",
-                "network with the fewest": f"{pairs.groupby('network')['inside'].mean().min():.2f}",
             }
         )
     return pd.DataFrame(rows)

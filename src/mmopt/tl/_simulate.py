@@ -128,9 +128,9 @@ def simulate(
     In simulations with known truth the fates after an intervention that lasts come out nearer to the truth than "no change" on
     average over the regulators, not for each; after a pulse they do not: a line set free goes back to the one it was sampled
     beside too readily. A regulator whose loss leaves cells in a state that was never observed is missed most often. The 90 %
-    intervals held 78 to 100 % of the true shares on the networks they were set on, and on a course from another simulator 82 to
-    91 % after single interventions, 70 to 80 % after double knock-outs; there the distance to the truth also hung on the embedding
-    in which the network's cells had been pooled. See ``benchmarks/twin``. Tests of differential expression on simulated cells are not valid.
+    intervals held 77 to 100 % of the true shares on the networks they were set on, and on a course from another simulator 89 to
+    91 % after single interventions, 83 to 95 % after double knock-outs, by the embedding in which the network's cells had been
+    pooled. See ``benchmarks/twin``. Tests of differential expression on simulated cells are not valid.
 
     Examples
     --------
