@@ -64,6 +64,22 @@ def test_edges_of_a_doubted_regulator_shrink_and_those_of_others_do_not(problem)
     np.testing.assert_allclose(after[:2], before[:2], rtol=0.1)
 
 
+def test_a_regulator_with_few_confirmed_edges_is_believed_few_others(problem):
+    sign = problem.sign.copy()
+    sign[3 + 30 + 2 :, 1] = 0  # of regulator 1 the evidence has two edges of thirty
+    few = replace(problem, sign=sign)
+
+    def sizes(n):
+        evidence = Confirmation(np.array([n, 2, n]), np.array([n, 2, n]), np.full(3, 0.1))
+        network, *_ = fit_network(few, 0.02, evidence, n_members=8, prior_strength=10.0)
+        weights = np.abs(np.mean([network.dense(m)[3:, 1] for m in range(8)], axis=0))
+        return weights[30:32].sum(), weights[32:].sum() + weights[:30].sum()
+
+    (inside, outside), (inside_fewer, outside_fewer) = sizes(2), sizes(30)
+    assert outside_fewer < 0.8 * outside
+    np.testing.assert_allclose(inside_fewer, inside, rtol=0.1)
+
+
 counts = st.lists(
     st.integers(0, 40).flatmap(
         lambda n: st.tuples(st.just(n), st.integers(0, n), st.floats(0, n, allow_nan=False))
@@ -80,6 +96,8 @@ def test_doubt_is_a_share_and_nobody_is_doubted_where_nothing_is_confirmed(rows)
     assert ((evidence.doubt >= 0) & (evidence.doubt <= 1)).all()
     np.testing.assert_allclose(evidence.doubt[known == 0], 0, atol=1e-12)
     assert ((evidence.share >= 0) & (evidence.share < 1)).all()
+    assert (evidence.fewer >= 1).all()
+    assert (evidence.fewer[evidence.confirmed == evidence.confirmed.max()] == 1).all()
     # evidence of which nothing is confirmed, so no more than by chance, casts no doubt on anyone
     np.testing.assert_allclose(Confirmation(known, 0 * confirmed, by_chance).doubt, 0, atol=1e-12)
 

@@ -41,6 +41,11 @@ class Confirmation:
         return self.confirmed / (self.known + _UNSEEN)
 
     @property
+    def fewer(self) -> np.ndarray:
+        """How many times fewer edges are confirmed than of a regulator on average, one more added to both; at least 1."""
+        return np.maximum((self.confirmed.mean() + 1) / (self.confirmed + 1), 1)
+
+    @property
     def beyond_chance(self) -> float:
         """How many standard deviations more edges are confirmed than by chance, of all regulators together."""
         chance = self.by_chance / np.maximum(self.known, 1)

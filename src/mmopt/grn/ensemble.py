@@ -21,7 +21,8 @@ TOGETHER = (0.4, 0.6)
 RADIUS = 0.95
 # standardised coefficient that is nothing
 LEAST = 0.05
-# a regulator whose edges are all confirmed is believed more edges that no prior has, at less of a penalty; one whose edges are
+# a regulator whose edges are all confirmed is believed more edges that no prior has, at less of a penalty; one of which few are
+# confirmed has few others, and hundreds of small ones would make as much of it as of a regulator with many; one whose edges are
 # confirmed as rarely as by chance is believed none as readily (:mod:`mmopt.grn.confirmation`)
 _TRUSTED, _DOUBTED = 0.2, 10.0
 _POOLS = 150
@@ -70,7 +71,7 @@ def fit_network(
     n_features, p = problem.sign.shape
     sign = np.nan_to_num(problem.sign)
     spread = problem.odds.std(0)
-    trust, doubt = _TRUSTED**evidence.share, _DOUBTED**evidence.doubt
+    trust, doubt = evidence.fewer * _TRUSTED**evidence.share, _DOUBTED**evidence.doubt
     fitted, sizes, forms, steps, radii = [], [], [], [], []
     design = [
         rng.permutation(np.resize(values, n_members))

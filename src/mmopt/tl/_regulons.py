@@ -54,8 +54,8 @@ def regulons(
     regressed on the occupancy of the regulators. For a gene with linked peaks whose accessibility goes along with its
     expression (a correlation of at least 0.4 to 0.6, by member) that counts too, on the scale of expression; for a regulator it is all
     that counts: chromatin shows what is being made now, expression what was made before. Penalties grow on edges
-    without evidence, on those the data do not ask for, and on all edges of a regulator of whose evidence the data confirm no
-    more than chance would.
+    without evidence, most of a regulator of whose evidence the data confirm few edges, on those the data do not ask for, and on
+    all edges of a regulator of whose evidence the data confirm no more than chance would.
 
     Parameters
     ----------
