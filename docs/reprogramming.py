@@ -54,21 +54,21 @@ def accuracy(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def embeddings(found: pd.DataFrame) -> pd.DataFrame:
     """Scores with several embeddings of the same cells, and how far apart two of them are, by kind and setting."""
-    found = found.assign(model=found["embedding"] != "X_pca", fits=found["beside"].fillna("X_pca") != "X_pca")
     rows = []
     for (genes, kind), part in found.groupby(["genes", "kind"], sort=False):
-        alone, pairs = part[part["beside"].isna()], part[part["model"] & part["fits"]]
-        of_model = alone[alone["model"]].groupby("network")["pearson"]
+        components, alone = part[["embedding", "beside"]].eq("X_pca").any(axis=1), part["beside"].isna()
+        fits, pairs = part[alone & ~components], part[~alone & ~components]
+        by_network = fits.groupby("network")["pearson"]
         rows.append(
             {
                 "genes": genes,
-                "networks": alone["network"].nunique(),
+                "networks": fits["network"].nunique(),
                 "kind": kind,
-                "Pearson, worst fit of TriVI": f"{of_model.min().mean():.2f}",
-                "best fit": f"{of_model.max().mean():.2f}",
-                "principal components": f"{alone.loc[~alone['model'], 'pearson'].mean():.2f}",
+                "Pearson, worst fit of TriVI": f"{by_network.min().mean():.2f}",
+                "best fit": f"{by_network.max().mean():.2f}",
+                "principal components": f"{part.loc[alone & components, 'pearson'].mean():.2f}",
                 "distance of two fits, share of the change": f"{pairs['gap'].mean():.2f}",
-                "distance to the truth": f"{alone.loc[alone['model'], 'mae_ratio'].mean():.2f}",
+                "distance to the truth": f"{fits['mae_ratio'].mean():.2f}",
                 "within the other's 90 % interval": f"{pairs['inside'].mean():.2f}",
             }
         )

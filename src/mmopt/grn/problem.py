@@ -48,8 +48,8 @@ class Problem:
     def response(self, chromatin: float, least: float) -> np.ndarray:
         """Log odds that the regulators are to explain.
 
-        Chromatin counts where it correlates with expression at ``least``. For a gene that is no regulator a mixture of expression and chromatin; for a regulator its chromatin alone:
-        what it makes now, where its expression is what it made before.
+        Chromatin counts where its correlation with expression is ``least`` or more. For a gene that is no regulator a mixture
+        of both; for a regulator its chromatin alone: what it makes now, where its expression is what it made before.
         """
         linked = self.together >= least
         mixed = np.where(linked, (1 - chromatin) * self.odds + chromatin * self.open_odds, self.odds)
@@ -62,7 +62,7 @@ class Problem:
 
         ``outside`` may differ between regulators.
 
-        A regulator whose production is not seen in its chromatin (a correlation of ``least``) would explain itself: that edge is closed.
+        A regulator whose production is not seen in its chromatin would explain itself: that edge is closed.
         """
         known = self.sign != 0
         penalty = np.where(known, 1.0, outside if known.any() else 1.0)
