@@ -124,15 +124,18 @@ def run(name: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def renew(kept: Path, name: str, found: pd.DataFrame) -> None:
+    """Put the rows of a network in the place of those that are kept."""
+    table = found.assign(date=str(datetime.date.today()), machine=machine("torch"))
+    if kept.exists():
+        before = pd.read_csv(kept)
+        table = pd.concat([before[before["network"] != name], table])
+    table.round(3).to_csv(kept, index=False)
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    kept = HERE / "accuracy.csv"
     for name in sys.argv[1:] or ALL:
-        table = run(name).assign(date=str(datetime.date.today()), machine=machine("torch"))
-        if kept.exists():
-            before = pd.read_csv(kept)
-            table = pd.concat([before[before["network"] != name], table])
-        table.round(3).to_csv(kept, index=False)
-        print(
-            table[table["network"] == name].drop(columns=["date", "machine"]).round(2).to_string(), flush=True
-        )
+        found = run(name)
+        renew(HERE / "accuracy.csv", name, found)
+        print(found.round(2).to_string(), flush=True)

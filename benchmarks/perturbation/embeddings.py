@@ -6,7 +6,6 @@ two of them lie apart on the genes that truly change, as a share of the true cha
 inside of the 90 % interval with the other.
 """
 
-import datetime
 import sys
 import warnings
 from itertools import permutations
@@ -15,7 +14,7 @@ from pathlib import Path
 import networks
 import numpy as np
 import pandas as pd
-from accuracy import ALL, CHANGED, chosen, embedded, machine, predicted, scores, truth
+from accuracy import ALL, CHANGED, chosen, embedded, predicted, renew, scores, truth
 
 import mmopt as mm
 
@@ -71,18 +70,8 @@ def run(name: str) -> pd.DataFrame:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    kept = Path(__file__).with_suffix(".csv")
+    shown = ["pearson", "mae_ratio", "coverage", "gap", "inside"]
     for name in sys.argv[1:] or ALL:
-        table = run(name).assign(date=str(datetime.date.today()), machine=machine("torch"))
-        if kept.exists():
-            before = pd.read_csv(kept)
-            table = pd.concat([before[before["network"] != name], table])
-        table.round(3).to_csv(kept, index=False)
-        mine = table[table["network"] == name]
-        print(
-            mine.groupby(["kind", "embedding"])[["pearson", "mae_ratio", "coverage", "gap", "inside"]]
-            .mean()
-            .round(3)
-            .to_string(),
-            flush=True,
-        )
+        found = run(name)
+        renew(Path(__file__).with_suffix(".csv"), name, found)
+        print(found.groupby(["kind", "embedding"])[shown].mean().round(3).to_string(), flush=True)
