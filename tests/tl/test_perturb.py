@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import mudata
@@ -329,3 +330,37 @@ def test_with_a_model_cells_move_in_its_embedding(fitted):
     assert np.median(np.linalg.norm(mdata.obsm["X_mmopt_nothing"] - before, axis=1)) < np.median(shift)
     assert result["groups"]["agreement"].between(-1, 1).all()
     assert result["groups"].set_index("group").loc["all", "agreement"] > 0
+
+
+def evident(mdata, n_confirmed, doubt):
+    """Say of GATA1 that so many of its edges are confirmed, and of every other regulator eight of ten."""
+    slot = mdata.uns["regulons"]
+    mine = slot["regulators"]["feature"] == "GATA1"
+    slot["regulators"] = slot["regulators"].assign(
+        n_edges=10, n_confirmed=np.where(mine, n_confirmed, 8), doubt=np.where(mine, doubt, 0.0)
+    )
+
+
+@pytest.mark.parametrize("key", ["regulons", "twin"])
+@pytest.mark.parametrize(
+    ("n_confirmed", "doubt", "expected"),
+    [
+        (0, 0.0, "confirm 0 of the 10 edges .* GATA1, and 7 of a regulator on average: .* no evidence of none"),
+        (1, 0.9, "confirm 1 of the 10 edges .* GATA1, about as many as of edges drawn at random"),
+        (8, 0.0, None),
+    ],
+)
+def test_how_little_is_known_of_a_regulator_is_said(twinned, key, n_confirmed, doubt, expected):
+    mdata = twinned.copy()
+    evident(mdata, n_confirmed, doubt)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if key == "regulons":
+            mm.tl.perturb(mdata, ["GATA1", "SPI1"], n_null=5)
+        else:
+            interventions = [("GATA1", "knockout", 2, 6), ("SPI1", "knockout", 2, 6)]
+            mm.tl.simulate(mdata, start={"time": 0}, interventions=interventions, progress_bar=False)
+    said = [str(w.message) for w in caught if "edges that prior and motifs give" in str(w.message)]
+    assert len(said) == (expected is not None)  # once, and nothing of SPI1
+    if expected:
+        assert re.search(expected, said[0])

@@ -45,9 +45,11 @@ def test_one_tidy_table_that_agrees_with_single_perturbations(mdata):
     ranking = slot["ranking"]
     assert ranking["shift_norm"].is_monotonic_decreasing
     assert set(ranking["perturbation"]) == set(names)
-    regulators = mdata.uns["regulons"]["regulators"].set_index("feature")["doubt"]
+    regulators = mdata.uns["regulons"]["regulators"].set_index("feature")
     for row in ranking.itertuples():
-        assert row.doubt == regulators[row.perturbation.rpartition("_")[0]]
+        mine = regulators.loc[row.perturbation.rpartition("_")[0]]
+        assert row.doubt == mine["doubt"]
+        assert row.n_confirmed == mine["n_confirmed"]
 
 
 def test_pairs_groups_and_the_largest_only(mdata):
@@ -69,9 +71,10 @@ def test_pairs_groups_and_the_largest_only(mdata):
     ]
     assert (table.groupby(["perturbation", "modality", "group"], observed=True).size() == 5).all()
     assert list(table["group"].cat.categories) == ["all", *sorted(mdata.obs["cell_type"].unique())]
-    doubt = mdata.uns["regulons"]["regulators"].set_index("feature")["doubt"]
-    of_pair = mdata.uns["screen"]["ranking"].set_index("perturbation")["doubt"]["CEBPA+GFI1_knockout"]
-    assert (of_pair == max(doubt["CEBPA"], doubt["GFI1"])).all()  # in every group
+    both = mdata.uns["regulons"]["regulators"].set_index("feature").loc[["CEBPA", "GFI1"]]
+    of_pair = mdata.uns["screen"]["ranking"].set_index("perturbation").loc["CEBPA+GFI1_knockout"]
+    assert (of_pair["doubt"] == both["doubt"].max()).all()  # in every group
+    assert (of_pair["n_confirmed"] == both["n_confirmed"].min()).all()
 
 
 def test_what_cannot_be_perturbed_is_listed_or_refused(mdata, caplog):

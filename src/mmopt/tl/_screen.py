@@ -18,7 +18,7 @@ from mmopt._threads import sensible_threads
 from mmopt.grn.effects import Perturbation, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
-from mmopt.tl._evidence import largest_doubt
+from mmopt.tl._evidence import weakest_evidence
 from mmopt.tl._interventions import Intervention, build, label, parse, refuse_unsound
 from mmopt.tl._perturb import rms_of_effects
 from mmopt.tl._scene import Stage, members_of, set_stage
@@ -81,8 +81,9 @@ def screen(
     DataFrame
         ``perturbation, modality, feature, group, delta, sd, q05, q95, prob_up, direct``. ``mdata.uns["screen"]`` gets
         ``effects`` (this table), ``ranking`` (``group, perturbation, shift_norm``, root mean square of the RNA effects,
-        ``n_confident``, RNA features whose interval leaves out 0, and ``doubt``, the largest of the perturbed regulators in
-        :func:`mmopt.tl.regulons`, NaN where none is perturbed), ``skipped`` (what was refused, and why), ``params`` and ``versions``; with
+        ``n_confident``, RNA features whose interval leaves out 0, and of the perturbed regulators in :func:`mmopt.tl.regulons`
+        the largest ``doubt`` and the fewest edges ``n_confirmed``, NaN where none is perturbed: with few, a low rank says little),
+        ``skipped`` (what was refused, and why), ``params`` and ``versions``; with
         conformal intervals ``calibration`` and ``not_calibrated`` (its skipped perturbations) too.
 
     Raises
@@ -167,8 +168,8 @@ def screen(
             counted.append(used)
         frames.append(_rows(stage, name, clamp, summary, n_top))
         sure = ((summary["q05"] > 0) | (summary["q95"] < 0))[:, rna].sum(1)
-        doubt = largest_doubt(mdata.uns[regulons], [one.column for one in job])
-        ranking.append((name, rms_of_effects(summary["delta"], rna, clamp), sure, doubt))
+        evidence = weakest_evidence(mdata.uns[regulons], [one.column for one in job])
+        ranking.append((name, rms_of_effects(summary["delta"], rna, clamp), sure, *evidence))
     if not frames:
         raise ValueError(
             f"nothing could be perturbed; the first refusal: {skipped[0][1] if skipped else 'no features'}"
@@ -285,9 +286,9 @@ def _joined(frames: list[dict]) -> pd.DataFrame:
     )
 
 
-def _ranking(sizes: list[tuple[str, np.ndarray, np.ndarray, float]], groups: list[str]) -> pd.DataFrame:
+def _ranking(sizes: list[tuple[str, np.ndarray, np.ndarray, float, float]], groups: list[str]) -> pd.DataFrame:
     """Perturbations by the size of their effects, in each group; ``n_confident`` intervals leave out 0."""
-    names, norms, confident, doubt = zip(*sizes, strict=True)
+    names, norms, confident, doubt, confirmed = zip(*sizes, strict=True)
     frames = [
         pd.DataFrame(
             {
@@ -296,6 +297,7 @@ def _ranking(sizes: list[tuple[str, np.ndarray, np.ndarray, float]], groups: lis
                 "shift_norm": np.stack(norms)[:, number],
                 "n_confident": np.stack(confident)[:, number],
                 "doubt": doubt,
+                "n_confirmed": confirmed,
             }
         ).sort_values("shift_norm", ascending=False)
         for number, group in enumerate(groups)

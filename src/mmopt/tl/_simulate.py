@@ -14,6 +14,7 @@ from mmopt._compat import own_copy, versions
 from mmopt._progress import progress
 from mmopt._random import derived
 from mmopt.tl._arms import Arms, Question, reader_of, run_flows, run_member
+from mmopt.tl._evidence import doubts
 from mmopt.tl._interventions import refuse_unsound
 from mmopt.tl._members import fate_matrix, restore
 from mmopt.tl._outcome import tables, warned
@@ -151,7 +152,8 @@ def simulate(
     remarks = list(begin.remarks)
     if planned:
         detected = {p.what.column: stage.profiles.detected(p.what.column, stage.member) for p in planned}
-        remarks += stage.remarks + refuse_unsound(
+        remarks += stage.remarks + doubts(mdata.uns[regulons], detected)
+        remarks += refuse_unsound(
             [p.what for p in planned],
             stage.features,
             stage.scene,
