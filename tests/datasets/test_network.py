@@ -14,10 +14,13 @@ def frame(**columns) -> pd.DataFrame:
     return pd.DataFrame({"source": ["A", "B"], "target": ["B", "A"], "sign": [1, -1]} | columns)
 
 
-def fates(network: Network, n: int = 400, day: float = 12.0) -> dict[str, float]:
+def run(network: Network, n: int = 400, day: float = 12.0) -> np.ndarray:
     logic = Logic(network.edges, network.regulators, network.regulators)
-    end = integrate(logic, network.initial.to_numpy(), np.full((1, n), day))[0, TRANSCRIPT]
-    reached = network.fate(end)
+    return integrate(logic, network.initial.to_numpy(), np.full((1, n), day))[0, TRANSCRIPT]
+
+
+def fates(network: Network, n: int = 400) -> dict[str, float]:
+    reached = network.fate(run(network, n))
     return {f: float((reached == f).mean()) for f in [*network.fates, "none"]}
 
 
@@ -133,6 +136,31 @@ def test_every_fate_of_a_random_network_is_reached(n_fates, branching, followers
     reached = fates(network)
     assert reached.pop("none") < 0.15
     assert min(reached.values()) > 0.02
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("n_regulators", "n_fates"), [(12, 3), (14, 4), (15, 5)])
+def test_branches_of_a_random_network_stay_apart(n_regulators, n_fates, seed):
+    # a decided child that switches its parent off must keep off the parent's siblings, or they come on late
+    network = random_network(n_regulators, n_fates, branching=2, random_state=seed)
+    on = run(network, day=24.0) > 0.5
+    rows = pd.Index(network.regulators)
+    patterns = network.stages.query("kind == 'fate'")["on"]
+    shown = np.stack([on[rows.get_indexer(pattern.split())].all(0) for pattern in patterns])
+    assert (shown.sum(0) > 1).mean() < 0.1
+
+
+def test_the_programme_of_another_branch_is_no_new_fate():
+    network = random_network(16, 4, branching=2, random_state=3)
+    on, off = (network.stages[c].str.split() for c in ("on", "off"))
+    rows = pd.Index(network.regulators)
+    way = {f: [s for s in network.stages.index if not set(on[s]) & set(off[f])] for f in network.fates}
+    apart = [(f, g) for f in way for g in way if not set(way[f]) & set(way[g])]
+    assert len(apart) == 8  # two branches with two fates each
+    for fate, other in apart:
+        level = np.zeros((len(rows), 1))
+        level[rows.get_indexer([r for s in [*way[fate], other] for r in on[s]])] = 1
+        assert network.fate(level)[0] == fate, (fate, other)
 
 
 def test_branching_shapes_the_tree():

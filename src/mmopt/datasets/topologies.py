@@ -13,7 +13,7 @@ def random_network(
 
     The fates are the leaves of a tree. Each node has a master regulator that sustains itself, is switched on by its
     parent's and represses its siblings'; a decided child switches its parent off (always the progenitor, half of the
-    other nodes). The remaining regulators are followers of a master: some reinforce it, some repress its siblings.
+    other nodes) and then keeps off what the parent kept off. The remaining regulators are followers of a master: some reinforce it, some repress its siblings.
 
     Parameters
     ----------
@@ -52,6 +52,7 @@ def random_network(
     def edge(source: str, target: str, sign: int, threshold: float) -> None:
         edges.append({"source": source, "target": target, "sign": sign, "threshold": threshold})
 
+    kept_off: list[dict[int, float]] = [{} for _ in range(n_nodes)]
     for node in range(n_nodes):
         edge(names[node], names[node], 1, 0.4)
         decisive = node == 0 or rng.random() < 0.5
@@ -64,6 +65,11 @@ def random_network(
             for sibling in children[node]:
                 if sibling != child:
                     edge(names[child], names[sibling], -1, exclusion)
+                    kept_off[child][sibling] = exclusion
+            if decisive:
+                for other, threshold in kept_off[node].items():
+                    edge(names[child], names[other], -1, threshold)
+                kept_off[child] |= kept_off[node] | {node: 0.7}
     for number, follower in enumerate(names[n_nodes:]):
         node = number % n_nodes
         master = names[node]
@@ -82,14 +88,24 @@ def random_network(
         {
             "kind": kinds,
             "on": [" ".join(module[node]) for node in inner + leaves],
-            "off": [
-                " ".join(names[s] for s in children[parent[node]] if s != node) for node in inner + leaves
-            ],
+            "off": [" ".join(_elsewhere(node, parent, module)) for node in inner + leaves],
         },
         index=[f"{kind}{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds)],
     )
     initial = dict.fromkeys(names, 0.0) | dict.fromkeys(module[0], 1.0)
     return Network.from_edges(pd.DataFrame(edges), initial=initial, stages=stages)
+
+
+def _elsewhere(node: int, parent: list[int], module: list[list[str]]) -> list[str]:
+    """Regulators of every node that is neither on the way to ``node`` nor beyond it: with one of their programmes on besides
+    its own, a cell has not left its fate."""
+
+    def way(to: int) -> list[int]:
+        return [] if to < 0 else [to, *way(parent[to])]
+
+    return [
+        r for other, own in enumerate(module) if other not in way(node) and node not in way(other) for r in own
+    ]
 
 
 def _tree(n_fates: int, branching: int, rng: np.random.Generator) -> list[int]:
