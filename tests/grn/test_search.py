@@ -110,14 +110,22 @@ def test_progress_is_one_where_the_cells_arrive_at_the_target(monkeypatch):
 
 
 def test_the_score_is_the_share_of_the_groups_that_are_not_the_target():
-    near = np.exp(-2 * np.array([1.0, 0.4, 0.9]))
-    distances = np.array(
-        [[1.0, 0.4, 0.9], [1e4, 0.0, 1.0], [0.0, 1e4, 1e4]]
-    )  # and where an exponential is nothing
-    np.testing.assert_allclose(score(distances), [1 - near[0] / near.sum(), 1, 0])
-    np.testing.assert_allclose(score(distances, identity=0)[0], 1 - near[0])
-    half = near[0] / (0.5 + 0.5 * near.sum())
-    np.testing.assert_allclose(score(distances, identity=0.5)[0], 1 - half)
+    apart = np.array([0.0, 1.0, 0.2])
+    distances = np.array([[0.05, 0.9, 0.05], [0.0, 1.0, 0.2], [0.2, 0.6, 0.0], [0.0, 1e5, 1e5], [1e5, 0.0, 0.0]])
+    way = (distances - distances[:, :1]) / [1.0, 1.0, 0.2]
+    near = np.exp(-2 * way)
+    np.testing.assert_allclose(score(distances, apart)[:4], 1 - 1 / near[:4].sum(1))
+    # at the target's centre, at that of its sibling, between the two, and where an exponential is nothing
+    assert score(distances, apart)[1] < score(distances, apart)[0] < score(distances, apart)[2]
+    np.testing.assert_allclose(score(distances, apart)[3:], [0, 1])
+    np.testing.assert_allclose(score(distances, apart, identity=0)[:3], 1 - 1 / near[:3, :2].sum(1))
+    half = 1 + near[0, 1] + near[0, 2] / 2
+    np.testing.assert_allclose(score(distances, apart, identity=0.5)[0], 1 - 1 / half)
+
+
+def test_groups_that_are_one_do_not_decide_by_their_noise():
+    apart, distances = np.array([0.0, 1.0, 1e-9]), np.array([[0.3, 0.5, 0.3 - 1e-6], [0.3, 0.5, 0.3 + 1e-6]])
+    np.testing.assert_allclose(*score(distances, apart), rtol=1e-3)
 
 
 def test_shares_of_the_nearest_group_add_up():

@@ -46,7 +46,7 @@ def test_at_the_corners_it_is_the_discrete_score():
     wide.cells.floor[:] = -9
     sets = [*every_set(WAYS, 1), *every_set(WAYS, 2)[:10]]
     _, span = wide.span(sets)
-    expected = np.mean([score(wide.distances(sets, m)) for m in range(3)], axis=0) / span
+    expected = np.mean([score(wide.distances(sets, m), wide.apart(sets)) for m in range(3)], axis=0) / span
     np.testing.assert_allclose(relaxed(wide)(at(sets)).detach(), expected, atol=2e-3)
 
 

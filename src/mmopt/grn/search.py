@@ -15,8 +15,9 @@ KNOCKOUT, OVEREXPRESS = -1, 1
 _ROWS = 40_000
 # a source that is the target's for all but so little has nothing to gain
 _LEAST_GAP = 0.05
-# how sharply a group's share falls with the distance; chosen on simulated networks (benchmarks/perturbation/tried.md)
-SHARPNESS = 2.0
+# how sharply a group's share falls on the way from it to the target, and how far apart two groups are at least, of the way from
+# the source; chosen on simulated networks, where both could be twice or half of that (benchmarks/perturbation/tried.md)
+SHARPNESS, LEAST_APART = 2.0, 0.05
 _MATCHED = 10
 
 # number of the regulator and what is done to it, e.g. ((3, KNOCKOUT), (5, OVEREXPRESS))
@@ -131,16 +132,20 @@ class Journey:
     ) -> np.ndarray:
         """From 0, nothing gained, to 1, the cells are the target's as much as its own centre is; ``(n_sets,)``."""
         before, span = self.span(sets, identity, cells)
-        after = score(self.distances(sets, member, order, cells), identity)
+        after = score(self.distances(sets, member, order, cells), self.apart(sets, cells), identity)
         return (before - after) / span
 
     def span(
         self, sets: Sequence[Set], identity: float = 1.0, cells: slice = slice(None)
     ) -> tuple[np.ndarray, np.ndarray]:
         """:func:`score` if nothing is done, and how much lower it is at the target's centre; ``(n_sets,)`` both."""
-        before = score(self.idle(sets, cells), identity)
-        there = score(self._relative(sets, cells, self.centres[:1]), identity)
-        return before, np.maximum(before - there, _LEAST_GAP)
+        apart = self.apart(sets, cells)
+        before = score(self.idle(sets, cells), apart, identity)
+        return before, np.maximum(before - score(apart, apart, identity), _LEAST_GAP)
+
+    def apart(self, sets: Sequence[Set], cells: slice = slice(None)) -> np.ndarray:
+        """:meth:`distances` of the target's centre, ``(n_sets, n_groups)``."""
+        return self._relative(sets, cells, self.centres[:1])
 
     def nearest(self, sets: Sequence[Set], member: int, cells: slice = slice(None)) -> np.ndarray:
         """Share of the cells that lie nearest to each group afterwards, ``(n_sets, n_groups)``."""
@@ -166,17 +171,30 @@ class Journey:
         return 1.0 - self.clamped(sets)[0].astype(float) @ own
 
 
-def score(distances: np.ndarray, identity: float = 1.0) -> np.ndarray:
-    """Share of the cells that is not the target's: lower is better; ``(..., n_groups)`` to ``(...)``.
+def score(distances: np.ndarray, apart: np.ndarray, identity: float = 1.0) -> np.ndarray:
+    """Share of the cells that is not the target's, lower is better.
 
-    Every group has a share that falls with its distance, the source among them. The distance to the target alone
-    (``identity=0``) is content with cells that leave for a third group; on simulated networks it chose worse.
+    Every group has a share that falls on the way from it to the target: a sibling of the target as fast as a group that is far
+    from it, so that cells between the two are not taken for the target's. The way from the source alone (``identity=0``) is
+    content with cells that leave for a third group; on simulated networks it chose worse.
+
+    Parameters
+    ----------
+    distances
+        ``(..., n_groups)`` squared, of the cells to the target, the source and the other groups.
+    apart
+        The same of the target's centre.
+    identity
+        Weight of the groups that are neither target nor source.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(...)``.
     """
-    log_share = -SHARPNESS * distances
-    weights = np.r_[1 - identity, np.full(distances.shape[-1], identity)]
-    nowhere = np.zeros((*distances.shape[:-1], 1))
-    total = logsumexp(np.concatenate([nowhere, log_share], axis=-1), axis=-1, b=weights)
-    return 1 - np.exp(log_share[..., 0] - total)
+    way = (distances - distances[..., :1]) / np.maximum(apart, LEAST_APART)
+    weights = np.r_[1.0, 1.0, np.full(distances.shape[-1] - 2, identity)]
+    return 1 - np.exp(-logsumexp(-SHARPNESS * way, axis=-1, b=weights))
 
 
 def every_set(allowed: Sequence[tuple[int, int]], size: int) -> list[Set]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmopt._response import FLOOR
 from mmopt.grn.propagation import RATE
-from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, SHARPNESS, Journey, Set
+from mmopt.grn.search import KNOCKOUT, LEAST_APART, OVEREXPRESS, SHARPNESS, Journey, Set
 
 # how many members the objective averages over; more would be slower, and the best of a few is scored with all anyway
 _MEMBERS, _START, _SMOOTH = 3, 0.5, 0.03
@@ -42,7 +42,6 @@ class RelaxedJourney:
         cells: slice,
     ) -> None:
         network = journey.network
-        self.identity = identity
         level = np.maximum(journey.cells.level[cells], 0)
         self.penalty = penalty
         self.start = torch.tensor(level[:, network.regulators])
@@ -68,6 +67,10 @@ class RelaxedJourney:
             self.members.append((*parts, network.forms[m], network.n_steps[m]))
         _, span = journey.span([()], identity, cells)
         self.span = float(span[0])
+        apart = np.maximum(journey.apart([()], cells)[0], LEAST_APART)
+        self.apart = torch.tensor(apart, dtype=torch.float32)[:, None]
+        weights = np.r_[1.0, 1.0, np.full(len(apart) - 2, identity)]
+        self.log_weights = torch.tensor(weights, dtype=torch.float32).log()[:, None]
         self.before = (((self.level - self.centres[0]) / self.scale) ** 2).sum(-1).mean()
 
     def dose(self, free: Tensor) -> Tensor:
@@ -103,17 +106,11 @@ class RelaxedJourney:
                     for centre in self.centres
                 ]
             )
-            total = total + 1 - torch.exp(-SHARPNESS * distance[0] - self._every_share(distance))
+            shares = self.log_weights - SHARPNESS * (distance - distance[0]) / self.apart
+            total = total + 1 - torch.exp(-torch.logsumexp(shares, 0))
         # smooth at 0, where the absolute value is not
         price = (torch.sqrt(dose**2 + _SMOOTH**2) - _SMOOTH).sum(1)
         return total / (self.span * len(self.members)) + self.penalty * price
-
-    def _every_share(self, distance: Tensor) -> Tensor:
-        """Logarithm of what the target's share is a part of, ``(n_groups, n_starts)`` to ``(n_starts,)``."""
-        identity = torch.tensor(self.identity)
-        shares = torch.log(identity) - SHARPNESS * distance
-        nowhere = torch.log(1 - identity).expand(1, distance.shape[1])
-        return torch.logsumexp(torch.cat([nowhere, shares]), 0)
 
 
 def starts(n: int, p: int, seed: int) -> Tensor:

@@ -83,8 +83,8 @@ def reprogram(
     penalty
         What one more intervention must gain in progress.
     identity
-        Weight of the other groups in a cell's shares; 0 looks at the distance to the target alone, and is then content
-        with cells that turn into something else.
+        Weight of the groups that are neither source nor target in a cell's shares; 0 looks at the way from the source alone, and
+        is then content with cells that turn into something else.
     beam
         Width of the beam, where there are too many sets.
     optimizers
@@ -134,8 +134,10 @@ def reprogram(
 
     Notes
     -----
-    A group's share of the cells falls as exp(-2 d) with their squared distance d to it, relative to the distance of source
-    and target; progress is how far the target's share came on the way to what it is at the target's centre.
+    A group's share of the cells falls as exp(-2 w), where w is how far they came on the way from it to the target: the
+    difference of their squared distances to both, relative to that of the two to each other (0 halfway, 1 at the target). Progress is
+    how far the target's share came on the way to what it is at the target's centre. So a sibling of the target is told from it
+    as sharply as a group that is far away.
 
     With a linear network and the squared distance alone this search would be convex, and no optimizer could win. Here the
     saturation, the steps and the shares of the other groups make it nonconvex; it is still so small that trying all singles
