@@ -2,12 +2,6 @@
 
 import pandas as pd
 
-# of the score and of the penalties of the network fit, see benchmarks/perturbation/networks.py
-CHOSEN_ON = {
-    "a": "the score was chosen on it",
-    "c": "score and penalties were chosen on it",
-    "e": "penalties were chosen on it",
-}
 SIZES = {1: "one", 2: "up to two"}
 
 
@@ -20,7 +14,7 @@ def regrets(found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         shown = {k: f"**{v}**" if v == lowest and k != "random" else v for k, v in means.items()}
         rows.append(
             {
-                "network": f"{network} ({CHOSEN_ON[network]})",
+                "network": network,
                 "tasks": len(part),
                 "choice": SIZES[size],
                 "search": shown["search"],

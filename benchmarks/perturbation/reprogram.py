@@ -1,4 +1,4 @@
-"""Regret of reprogramming on simulated networks: ``python reprogram.py [a c e]`` writes reprogram.csv and searches.csv.
+"""Regret of reprogramming on simulated networks: ``python reprogram.py [e f g]`` writes reprogram.csv and searches.csv.
 
 Truth: a population of the same network is simulated again under each intervention for 12 days, and the cells of each group
 that end in each fate are counted; singles are complete, of the pairs 150 are drawn. A predicted set that was not simulated is
@@ -91,7 +91,7 @@ def regrets(name: str, n_pairs: int = _PAIRS, n_cells: int = _CELLS) -> tuple[pd
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    tables = [regrets(name) for name in sys.argv[1:] or ("a", "c", "e")]
+    tables = [regrets(name) for name in sys.argv[1:] or ("e", "f", "g")]
     regret, searches = (pd.concat(t, ignore_index=True) for t in zip(*tables, strict=True))
     regret.round(4).to_csv(HERE / "reprogram.csv", index=False)
     searches.round(4).to_csv(HERE / "searches.csv", index=False)

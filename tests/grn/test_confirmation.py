@@ -97,6 +97,7 @@ def test_doubt_is_a_share_and_nobody_is_doubted_where_nothing_is_confirmed(rows)
     np.testing.assert_allclose(evidence.doubt[known == 0], 0, atol=1e-12)
     assert ((evidence.share >= 0) & (evidence.share < 1)).all()
     assert (evidence.fewer >= 1).all()
+    assert 0 <= evidence.worth <= 1
     assert (evidence.fewer[evidence.confirmed == evidence.confirmed.max()] == 1).all()
     # evidence of which nothing is confirmed, so no more than by chance, casts no doubt on anyone
     np.testing.assert_allclose(Confirmation(known, 0 * confirmed, by_chance).doubt, 0, atol=1e-12)
@@ -108,3 +109,13 @@ def test_doubt_is_that_of_two_binomials():
     odds = ((1 - usual) / (1 - chance)) ** 8
     assert evidence.doubt[1] == pytest.approx(2 / (1 + odds) - 1)
     assert evidence.doubt[0] == 0
+
+
+def test_where_evidence_says_nothing_nobody_is_believed_fewer_edges():
+    known, confirmed = np.array([30, 30, 3]), np.array([20, 20, 0])
+    plenty, little, none = (Confirmation(known, confirmed, np.full(3, c)) for c in (5.0, 12.5, 14.0))
+    assert (plenty.worth, none.worth) == (1, 0)
+    assert little.worth == pytest.approx(3 * 2.5 / 25.5)
+    np.testing.assert_allclose(plenty.fewer, [1, 1, 43 / 3])
+    np.testing.assert_allclose(little.fewer[2], (43 / 3) ** little.worth)
+    np.testing.assert_array_equal(none.fewer, 1)

@@ -332,27 +332,31 @@ def test_with_a_model_cells_move_in_its_embedding(fitted):
     assert result["groups"].set_index("group").loc["all", "agreement"] > 0
 
 
-def evident(mdata, n_confirmed, doubt):
-    """Say of GATA1 that so many of its edges are confirmed, and of every other regulator eight of ten."""
+def evident(mdata, n_confirmed, by_chance, doubt):
+    """Say of GATA1 that so many of its ten edges are confirmed, and of every other regulator eight, and by chance so many of each."""
     slot = mdata.uns["regulons"]
     mine = slot["regulators"]["feature"] == "GATA1"
     slot["regulators"] = slot["regulators"].assign(
-        n_edges=10, n_confirmed=np.where(mine, n_confirmed, 8), doubt=np.where(mine, doubt, 0.0)
+        n_edges=10,
+        n_confirmed=np.where(mine, n_confirmed, 8),
+        n_by_chance=by_chance,
+        doubt=np.where(mine, doubt, 0.0),
     )
 
 
 @pytest.mark.parametrize("key", ["regulons", "twin"])
 @pytest.mark.parametrize(
-    ("n_confirmed", "doubt", "expected"),
+    ("n_confirmed", "by_chance", "doubt", "expected"),
     [
-        (0, 0.0, "confirm 0 of the 10 edges .* GATA1, and 7 of a regulator on average: .* no evidence of none"),
-        (1, 0.9, "confirm 1 of the 10 edges .* GATA1, about as many as of edges drawn at random"),
-        (8, 0.0, None),
+        (0, 3.0, 0.0, "confirm 0 of the 10 edges .* GATA1, and 7 of a regulator on average: .* no evidence of none"),
+        (1, 3.0, 0.9, "confirm 1 of the 10 edges .* GATA1, about as many as of edges drawn at random"),
+        (8, 3.0, 0.0, None),
+        (0, 7.5, 0.0, None),  # where the prior says nothing of any, nobody is believed fewer edges
     ],
 )
-def test_how_little_is_known_of_a_regulator_is_said(twinned, key, n_confirmed, doubt, expected):
+def test_how_little_is_known_of_a_regulator_is_said(twinned, key, n_confirmed, by_chance, doubt, expected):
     mdata = twinned.copy()
-    evident(mdata, n_confirmed, doubt)
+    evident(mdata, n_confirmed, by_chance, doubt)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if key == "regulons":

@@ -15,6 +15,9 @@ _LEAST = 0.1
 # few edges tell little: as if so many more had been looked at
 _UNSEEN = 4
 _SHUFFLES = 5
+# evidence of which so much is confirmed beyond chance is worth as much as any: in simulations with a quarter of false edges it was
+# 0.35 to 0.56, of TRRUST in real cells 0 to 0.14
+_WORTH = 1 / 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +45,18 @@ class Confirmation:
 
     @property
     def fewer(self) -> np.ndarray:
-        """How many times fewer edges are confirmed than of a regulator on average, one more added to both; at least 1."""
-        return np.maximum((self.confirmed.mean() + 1) / (self.confirmed + 1), 1)
+        """How many times fewer edges are confirmed than of a regulator on average, one more added to both; at least 1.
+
+        As far as the evidence is worth something: where it is confirmed no more than by chance, it is all the same how much of it
+        a regulator has, and this is 1 for all.
+        """
+        return np.maximum((self.confirmed.mean() + 1) / (self.confirmed + 1), 1) ** self.worth
+
+    @property
+    def worth(self) -> float:
+        """From 0 to 1: of the edges that chance does not confirm, the share that the data do, a third of them being plenty."""
+        beyond = (self.confirmed - self.by_chance).sum() / max((self.known - self.by_chance).sum(), 1)
+        return float(np.clip(beyond / _WORTH, 0, 1))
 
     @property
     def beyond_chance(self) -> float:

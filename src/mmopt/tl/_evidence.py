@@ -7,6 +7,7 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt._logging import logger
+from mmopt.grn.confirmation import Confirmation
 from mmopt.grn.evidence import cognate_genes, signs, support
 from mmopt.grn.links import link_peaks, positions
 from mmopt.tl._features import Features
@@ -97,9 +98,11 @@ def cognates(mdata: MuData, features: Features) -> pd.DataFrame:
 
 
 def _regulators(slot: dict, columns: Iterable[int]) -> pd.DataFrame:
-    """Return what is said of those columns that are regulators."""
-    table = slot["regulators"].set_index(np.asarray(slot["members"]["regulators"], dtype=int))
-    return table[table.index.isin(list(columns))]
+    """Return what is said of those columns that are regulators, and how many times fewer edges are confirmed than on average."""
+    table = slot["regulators"]
+    counts = (table[c].to_numpy() for c in ("n_edges", "n_confirmed", "n_by_chance"))
+    mine = np.isin(slot["members"]["regulators"], list(columns))
+    return table.assign(fewer=Confirmation(*counts).fewer)[mine]
 
 
 def weakest_evidence(slot: dict, columns: Iterable[int]) -> tuple[float, float]:
@@ -110,17 +113,16 @@ def weakest_evidence(slot: dict, columns: Iterable[int]) -> tuple[float, float]:
 
 def doubts(slot: dict, columns: Iterable[int]) -> list[str]:
     """Say of which perturbed regulators the data confirm no evidence, or too little for their effects to mean much."""
-    mine = _regulators(slot, columns)
-    confirmed = slot["regulators"]["n_confirmed"]
-    few = (confirmed.mean() + 1) / (mine["n_confirmed"] + 1) > _FEWER
+    mine, usual = _regulators(slot, columns), slot["regulators"]["n_confirmed"].mean()
     doubted = mine["doubt"] > _DOUBTED
+    few = (mine["fewer"] > _FEWER) & ~doubted
     return [
         f"the data confirm {row.n_confirmed} of the {row.n_edges} edges that prior and motifs give {row.feature}, about as many as "
         "of edges drawn at random: whether it regulates anything here is in doubt"
         for row in mine[doubted].itertuples()
     ] + [
         f"the data confirm {row.n_confirmed} of the {row.n_edges} edges that prior and motifs give {row.feature}, and "
-        f"{confirmed.mean():.0f} of a regulator on average: other edges of it are hardly believed, so that little effect is "
+        f"{usual:.0f} of a regulator on average: other edges of it are hardly believed, so that little effect is "
         "no evidence of none"
-        for row in mine[few & ~doubted].itertuples()
+        for row in mine[few].itertuples()
     ]
