@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmopt._response import FLOOR, Form, expit, log_odds
-from mmopt.grn.network import Network, spectral_radius
+from mmopt.grn.network import spectral_radius
 from mmopt.grn.propagation import Cells, Readout, propagate
 from mmopt.grn.scale import tops
 
@@ -165,17 +165,3 @@ def test_spectral_radius_of_the_average_jacobian():
         jacobians.append(np.stack([(f(x + 1e-6 * e) - f(x - 1e-6 * e)) / 2e-6 for e in np.eye(4)], 1))
     expected = np.abs(np.linalg.eigvals(np.mean(jacobians, 0))).max()
     assert spectral_radius(weights, level, FORM) == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_network_of_some_features_is_the_same_on_them():
-    rng = np.random.default_rng(2)
-    source, target = np.array([0, 0, 1, 1, 2]), np.array([1, 4, 0, 6, 5])
-    network = Network(
-        np.array([4, 1, 6]), source, target, rng.normal(size=(2, 5)), (Form(1, 0.4),) * 2, (4, 4), 7
-    )
-    columns = np.array([4, 1, 6, 5, 2])
-    small = network.restricted(columns)
-    assert small.n_features == 5
-    np.testing.assert_array_equal(columns[small.regulators], network.regulators)
-    for member in range(2):
-        np.testing.assert_array_equal(small.dense(member), network.dense(member)[columns])

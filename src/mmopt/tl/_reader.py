@@ -34,7 +34,7 @@ class Reader:
     def __init__(self, columns: np.ndarray, level: np.ndarray, labels: np.ndarray, n_regulators: int) -> None:
         self.columns = columns
         self._names = np.unique(labels)
-        parts = [slice(0, n_regulators), slice(n_regulators, len(columns))]
+        parts = [slice(n_regulators), slice(n_regulators, len(columns))]
         self._parts = [part for part in parts if part.start != part.stop]
         self._models = [
             LogisticRegression(C=1.0, max_iter=500).fit(np.clip(level[:, part], 0, 1), labels)
