@@ -1,6 +1,6 @@
 """A regulatory network as an ensemble: what regulates what, and how sure that is."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,20 +44,6 @@ class Network:
         target = self.target if order is None else order[self.target]
         weights[target, self.source] = self.weights[member]
         return weights
-
-    def restricted(self, columns: np.ndarray) -> "Network":
-        """Return the same network of some features only, those of the regulators among them; ``columns`` become 0, 1, ..."""
-        number = np.full(self.n_features, -1)
-        number[columns] = np.arange(len(columns))
-        kept = number[self.target] >= 0
-        return replace(
-            self,
-            regulators=number[self.regulators],
-            source=self.source[kept],
-            target=number[self.target[kept]],
-            weights=self.weights[:, kept],
-            n_features=len(columns),
-        )
 
 
 def spectral_radius(weights: np.ndarray, level: np.ndarray, form: Form) -> float:

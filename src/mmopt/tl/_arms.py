@@ -10,17 +10,16 @@ from mmopt import _keys
 from mmopt._random import derived
 from mmopt.dynamics import FateMap, descendants, sample_chains
 from mmopt.grn.propagation import Cells
-from mmopt.tl._counterfactual import Held, Lines, features_of, hold, interpolated, regulators_along
+from mmopt.tl._counterfactual import Held, Lines, Reader, features_of, hold, interpolated, regulators_along
 from mmopt.tl._course import Course
 from mmopt.tl._members import Member, one_hot
-from mmopt.tl._reader import Reader
 from mmopt.tl._scene import Stage
 from mmopt.tl._schedule import Planned
 from mmopt.tl._starts import Start
 
 # lines whose every feature is read: their mean over the members is what counts
 _READ = 40
-_REFERENCE, _PATHS, _NEIGHBOURS = 5000, 40, 15
+_REFERENCE, _EACH, _PATHS, _NEIGHBOURS = 5000, 20, 40, 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,7 @@ class Arms:
 class Question:
     """What is asked of every member: from where, with what held, read when, in which features and labels.
 
-    ``reader`` reads labels from levels (``None``: no labels or no regulators); ``reference`` are the observed regulators
+    ``reader`` reads labels from regulators (``None``: no labels or no regulators); ``reference`` are the observed regulators
     with their embedding; ``shown`` are the columns that are read out.
     """
 
@@ -68,6 +67,33 @@ class Question:
         return self.stage.scene.readout.logged(level, direct)[:, self.shown].mean(0)
 
 
+def reader_of(
+    course: Course, stage: Stage, labels: pd.Series | None, seed: int
+) -> tuple[list[str], Reader | None, tuple[np.ndarray, np.ndarray]]:
+    """Names of the fates, who reads labels from regulators, and the observed regulators with their embedding."""
+    known = course.point >= 0
+    if labels is not None:
+        last = labels.iloc[course.rows(len(course.times) - 1)]
+        if not last.notna().any():
+            raise ValueError("terminal_key: no cell of the last time point has a label")
+        known &= labels.notna().to_numpy()
+    rows = np.random.default_rng([seed, 33]).permutation(np.flatnonzero(known))
+    if labels is not None:  # a sample must not lose a rare fate
+        here = labels.iloc[rows].astype(str)
+        number = here.groupby(here.to_numpy()).cumcount().to_numpy()
+        rows = rows[np.argsort(np.minimum(number, _EACH), kind="stable")]
+    rows = np.sort(rows[:_REFERENCE])
+    regulators = stage.scene.network.regulators
+    level = (
+        np.maximum(stage.cells(rows).level[:, regulators], 0) if len(regulators) else np.zeros((len(rows), 0))
+    )
+    if labels is None:
+        return [], None, (level, course.states[rows])
+    names = sorted({str(v) for v in labels.iloc[rows]})
+    reader = Reader(level, labels.iloc[rows].astype(str).to_numpy()) if len(regulators) else None
+    return names, reader, (level, course.states[rows])
+
+
 def run_member(arms: Arms, ask: Question, members: list[Member], m: int, seed: int) -> None:
     """Add the ``m``-th member of the twin, and the members of the network that run on its lines, to ``arms``."""
     rng, member, begin = np.random.default_rng(seed), members[m], ask.begin
@@ -92,24 +118,16 @@ def _counterfactuals(arms: Arms, ask: Question, lines: Lines, held: Held, chosen
     network, highest = ask.stage.scene.network, ask.stage.scene.cells.highest
     span = float(np.ptp(ask.course.times))
     before = np.maximum(lines.level[:, :, network.regulators], 0)
-    reader = ask.reader
-    if reader is not None:
-        number = {int(column): i for i, column in enumerate(reader.columns)}
-        read = network.restricted(reader.columns)
-        seen = [Cells(x[:, reader.columns], highest[reader.columns]) for x in lines.level]
-        moving = [{number[c]: v for c, v in at.items() if c in number} for at in held.shifts]
-        wild = [reader(cells.level) for cells in seen]
+    wild = None if ask.reader is None else np.stack([ask.reader(x) for x in before])
     few = [Cells(x[:_READ], highest) for x in lines.level]
     clamps = [{c: _head(v) for c, v in at.items()} for at in held.clamps]
     shifts = [{c: _head(v) for c, v in at.items()} for at in held.shifts]
     for g in chosen:
         moved = regulators_along(network, ask.grid, before, held, g, span)
-        if reader is not None:
-            after = [
-                features_of(read, cells, x, {}, shift, g)[0]
-                for cells, x, shift in zip(seen, moved, moving, strict=True)
-            ]
-            arms.changes.append(np.stack([(reader(x) - w).mean(0) for x, w in zip(after, wild, strict=True)]))
+        if wild is not None:
+            arms.changes.append(
+                np.stack([(ask.reader(x) - w).mean(0) for x, w in zip(moved, wild, strict=True)])
+            )
         levels = [
             features_of(network, cells, x[:_READ], clamp, shift, g)[0]
             for cells, x, clamp, shift in zip(few, moved, clamps, shifts, strict=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 from mmopt._response import FLOOR, expit
 from mmopt.dynamics import Circuit, follow
@@ -116,3 +117,27 @@ def features_of(
         after[:, column] = value
         clipped[:, column] = False
     return after, clipped
+
+
+class Reader:
+    """Probability of each label at given levels of the regulators: softer than neighbours, and defined everywhere.
+
+    Parameters
+    ----------
+    level
+        ``(n, p)`` of observed cells.
+    labels
+        ``(n,)``.
+    """
+
+    def __init__(self, level: np.ndarray, labels: np.ndarray) -> None:
+        self._labels = np.unique(labels)
+        self.names = [str(n) for n in self._labels]
+        if len(self._labels) > 1:
+            self._model = LogisticRegression(C=1.0, max_iter=500).fit(np.clip(level, 0, 1), labels)
+
+    def __call__(self, level: np.ndarray) -> np.ndarray:
+        """``(n, n_labels)``; a level beyond fully on counts as fully on."""
+        if len(self._labels) == 1:
+            return np.ones((len(level), 1))
+        return self._model.predict_proba(np.clip(level, 0, 1))

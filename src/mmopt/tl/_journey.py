@@ -12,11 +12,10 @@ from mmopt._checks import listed, nearest, obs_column
 from mmopt.grn.propagation import Cells
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey
 from mmopt.tl._interventions import OVEREXPRESS as FACTOR
-from mmopt.tl._reader import LEAST_SPREAD, telling
 from mmopt.tl._scene import Stage, members_of
 
 WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
-_CELLS, _SEEN, _LEAST_GROUP = 60, 60, 10
+_CELLS, _SEEN, _LEAST_SPREAD, _LEAST_GROUP = 60, 60, 0.05, 10
 _LEAST_SHARE, _LEAST_CELLS = 0.01, 10
 TARGET, SOURCE = "target", "source"
 
@@ -119,7 +118,7 @@ def journey(
     centres = np.stack([level.mean(0) for level in levels])
     several = [level.var(0) for level in levels if len(level) > 1]
     within = np.sqrt(np.mean(several, axis=0)) if several else scene.cells.level.std(0)
-    within = within + LEAST_SPREAD
+    within = within + _LEAST_SPREAD
     # what nothing acts on can not be moved: it says nothing about the choice
     moved = np.unique(network.target)
     for p in (target, source):
@@ -129,7 +128,8 @@ def journey(
         raise ValueError(
             f"{target.name}: the network regulates none of the vector's features; give more of them"
         )
-    seen = moved[telling(centres[:, moved], within[moved], _SEEN)]
+    telling = centres[:, moved].std(0) / within[moved]
+    seen = np.sort(moved[np.argsort(-telling, kind="stable")[:_SEEN]])
     cells = Cells(levels[1], scene.cells.highest)
     regulators = network.regulators
     task = Journey(

@@ -13,12 +13,11 @@ from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._progress import progress
 from mmopt._random import derived
-from mmopt.tl._arms import Arms, Question, run_flows, run_member
+from mmopt.tl._arms import Arms, Question, reader_of, run_flows, run_member
 from mmopt.tl._evidence import doubts
 from mmopt.tl._interventions import refuse_unsound
 from mmopt.tl._members import fate_matrix, restore
 from mmopt.tl._outcome import tables, warned
-from mmopt.tl._reader import reader_of
 from mmopt.tl._scene import Stage, set_stage
 from mmopt.tl._schedule import parse_schedule, schedule_grid
 from mmopt.tl._stages import plain_stage
@@ -165,8 +164,7 @@ def simulate(
         )
     shown = _shown(features, stage, mdata)
     grid = schedule_grid(course.times, t0, end, planned, n_times)
-    held = [p.what.column for p in planned]
-    names, reader, reference = reader_of(course, stage, labels, held, random_state)
+    names, reader, reference = reader_of(course, stage, labels, random_state)
     ask = Question(course, stage, begin, planned, grid, labels, names, reader, reference, shown, n_cells)
     arms = Arms([], [], {"wild_type": [], "perturbed": []}, [], [])
     for m in progress(range(len(members)), "simulate", len(members), progress_bar):
