@@ -111,7 +111,9 @@ def test_progress_is_one_where_the_cells_arrive_at_the_target(monkeypatch):
 
 def test_the_score_is_the_share_of_the_groups_that_are_not_the_target():
     apart = np.array([0.0, 1.0, 0.2])
-    distances = np.array([[0.05, 0.9, 0.05], [0.0, 1.0, 0.2], [0.2, 0.6, 0.0], [0.0, 1e5, 1e5], [1e5, 0.0, 0.0]])
+    distances = np.array(
+        [[0.05, 0.9, 0.05], [0.0, 1.0, 0.2], [0.2, 0.6, 0.0], [0.0, 1e5, 1e5], [1e5, 0.0, 0.0]]
+    )
     way = (distances - distances[:, :1]) / [1.0, 1.0, 0.2]
     near = np.exp(-2 * way)
     np.testing.assert_allclose(score(distances, apart)[:4], 1 - 1 / near[:4].sum(1))

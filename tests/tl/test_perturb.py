@@ -348,7 +348,12 @@ def evident(mdata, n_confirmed, by_chance, doubt):
 @pytest.mark.parametrize(
     ("n_confirmed", "by_chance", "doubt", "expected"),
     [
-        (0, 3.0, 0.0, "confirm 0 of the 10 edges .* GATA1, and 7 of a regulator on average: .* no evidence of none"),
+        (
+            0,
+            3.0,
+            0.0,
+            "confirm 0 of the 10 edges .* GATA1, and 7 of a regulator on average: .* no evidence of none",
+        ),
         (1, 3.0, 0.9, "confirm 1 of the 10 edges .* GATA1, about as many as of edges drawn at random"),
         (8, 3.0, 0.0, None),
         (0, 7.5, 0.0, None),  # where the prior says nothing of any, nobody is believed fewer edges

@@ -97,14 +97,19 @@ def random_network(
 
 
 def _elsewhere(node: int, parent: list[int], module: list[list[str]]) -> list[str]:
-    """Regulators of every node that is neither on the way to ``node`` nor beyond it: with one of their programmes on besides
-    its own, a cell has not left its fate."""
+    """List the regulators of every node that is neither on the way to ``node`` nor beyond it.
+
+    With one of their programmes on besides its own, a cell has not left its fate.
+    """
 
     def way(to: int) -> list[int]:
         return [] if to < 0 else [to, *way(parent[to])]
 
     return [
-        r for other, own in enumerate(module) if other not in way(node) and node not in way(other) for r in own
+        r
+        for other, own in enumerate(module)
+        if other not in way(node) and node not in way(other)
+        for r in own
     ]
 
 

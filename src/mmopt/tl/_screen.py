@@ -286,7 +286,9 @@ def _joined(frames: list[dict]) -> pd.DataFrame:
     )
 
 
-def _ranking(sizes: list[tuple[str, np.ndarray, np.ndarray, float, float]], groups: list[str]) -> pd.DataFrame:
+def _ranking(
+    sizes: list[tuple[str, np.ndarray, np.ndarray, float, float]], groups: list[str]
+) -> pd.DataFrame:
     """Perturbations by the size of their effects, in each group; ``n_confident`` intervals leave out 0."""
     names, norms, confident, doubt, confirmed = zip(*sizes, strict=True)
     frames = [
