@@ -13,7 +13,8 @@ def random_network(
 
     The fates are the leaves of a tree. Each node has a master regulator that sustains itself, is switched on by its
     parent's and represses its siblings'; a decided child switches its parent off (always the progenitor, half of the
-    other nodes) and then keeps off what the parent kept off. The remaining regulators are followers of a master: some reinforce it, some repress its siblings.
+    other nodes) and then keeps off what the parent kept off. The remaining regulators are followers of a master: some
+    reinforce it, some repress its siblings.
 
     Parameters
     ----------
