@@ -1,5 +1,6 @@
 """Which genes and peaks vary between cells, judged within batches."""
 
+import warnings
 from typing import TypeAlias
 
 import numpy as np
@@ -27,14 +28,17 @@ def variable_genes(counts: Counts, n_top: int, batch: np.ndarray) -> np.ndarray:
     sc.pp.normalize_total(temporary, target_sum=1e4)
     sc.pp.log1p(temporary)
     try:
-        ranked = sc.pp.highly_variable_genes(
-            temporary,
-            flavor="seurat",
-            n_top_genes=n_top,
-            n_bins=min(20, max(1, temporary.n_vars // GENES_PER_BIN)),
-            batch_key="batch" if several else None,
-            inplace=False,
-        )
+        with warnings.catch_warnings():
+            # newer versions of scanpy warn before they fail, or where fewer genes vary than are asked for
+            warnings.filterwarnings("ignore", message=".*normalized dispersions")
+            ranked = sc.pp.highly_variable_genes(
+                temporary,
+                flavor="seurat",
+                n_top_genes=n_top,
+                n_bins=min(20, max(1, temporary.n_vars // GENES_PER_BIN)),
+                batch_key="batch" if several else None,
+                inplace=False,
+            )
     except IndexError as error:  # scanpy found no gene with a dispersion
         raise ValueError(
             f"no gene varies between the {temporary.n_obs} cells, so none can be ranked; pass `n_top_genes=None`"
