@@ -129,13 +129,11 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, stop):
         if "Epoch 2/" in line or "training" in line:
             break
     time.sleep(3)
-    for _ in range(3):
+    for _ in range(3):  # Python loses a Ctrl-C that comes in a destructor
         if process.returncode is None:
             process.send_signal(stop)
-        with contextlib.suppress(
-            subprocess.TimeoutExpired
-        ):  # Python loses a Ctrl-C that comes in a destructor: again
-            process.communicate(timeout=20)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=20)
     assert process.returncode not in (None, 0)
     assert list(tmp_path.iterdir()) == []
 

@@ -114,12 +114,11 @@ def test_the_score_is_the_share_of_the_groups_that_are_not_the_target():
     distances = np.array(
         [[0.05, 0.9, 0.05], [0.0, 1.0, 0.2], [0.2, 0.6, 0.0], [0.0, 1e5, 1e5], [1e5, 0.0, 0.0]]
     )
-    way = (distances - distances[:, :1]) / [1.0, 1.0, 0.2]
-    near = np.exp(-2 * way)
+    near = np.exp(-2 * np.minimum((distances - distances[:, :1]) / [1.0, 1.0, 0.2], 1))
     np.testing.assert_allclose(score(distances, apart)[:4], 1 - 1 / near[:4].sum(1))
-    # at the target's centre, at that of its sibling, between the two, and where an exponential is nothing
-    assert score(distances, apart)[1] < score(distances, apart)[0] < score(distances, apart)[2]
-    np.testing.assert_allclose(score(distances, apart)[3:], [0, 1])
+    # between the target and its sibling, at its centre, at that of the sibling, beyond it, and where an exponential is too large
+    between, there, beside, beyond, far = score(distances, apart)
+    assert there == beyond < between < beside <= far == 1
     np.testing.assert_allclose(score(distances, apart, identity=0)[:3], 1 - 1 / near[:3, :2].sum(1))
     half = 1 + near[0, 1] + near[0, 2] / 2
     np.testing.assert_allclose(score(distances, apart, identity=0.5)[0], 1 - 1 / half)

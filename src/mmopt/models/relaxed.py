@@ -106,8 +106,8 @@ class RelaxedJourney:
                     for centre in self.centres
                 ]
             )
-            shares = self.log_weights - SHARPNESS * (distance - distance[0]) / self.apart
-            total = total + 1 - torch.exp(-torch.logsumexp(shares, 0))
+            way = torch.clamp((distance - distance[0]) / self.apart, max=1)
+            total = total + 1 - torch.exp(-torch.logsumexp(self.log_weights - SHARPNESS * way, 0))
         # smooth at 0, where the absolute value is not
         price = (torch.sqrt(dose**2 + _SMOOTH**2) - _SMOOTH).sum(1)
         return total / (self.span * len(self.members)) + self.penalty * price

@@ -135,7 +135,7 @@ def reprogram(
     Notes
     -----
     A group's share of the cells falls as exp(-2 w), where w is how far they came on the way from it to the target: the
-    difference of their squared distances to both, relative to that of the two to each other (0 halfway, 1 at the target). Progress is
+    difference of their squared distances to both, relative to that of the two to each other (0 halfway, 1 at the target and beyond). Progress is
     how far the target's share came on the way to what it is at the target's centre. So a sibling of the target is told from it
     as sharply as a group that is far away.
 
