@@ -126,12 +126,13 @@ def simulate(
 
     Notes
     -----
-    In simulations with known truth the fates after over-expressions that last come out nearer to the truth than "no change" on
-    average over the regulators, after knock-outs by little or not, and neither for each; after a pulse they do not: a line set free
-    goes back to the one it was sampled beside too readily. A regulator whose loss leaves cells in a state that was never observed is missed most often. The 90 %
-    intervals held 89 to 100 % of the true shares on the networks they were set on, and on a course from another simulator 89 to
-    91 % after single interventions, 85 to 95 % after double knock-outs, by the embedding in which the network's cells had been
-    pooled. See ``benchmarks/twin``. Tests of differential expression on simulated cells are not valid.
+    In simulations with known truth the fates after over-expressions that last come out nearer to the truth than "no
+    change" on average over the regulators, after knock-outs by little or not, and neither for each; after a pulse they do
+    not: a line set free goes back to the one it was sampled beside too readily. A regulator whose loss leaves cells in a
+    state that was never observed is missed most often. The 90 % intervals held 89 to 100 % of the true shares on the
+    networks they were set on, and on a course from another simulator 89 to 91 % after single interventions, 85 to 95 %
+    after double knock-outs, by the embedding in which the network's cells had been pooled. See ``benchmarks/twin``. Tests
+    of differential expression on simulated cells are not valid.
 
     Examples
     --------
