@@ -72,6 +72,7 @@ def test_bad_starts_and_stages_are_refused():
         ({"kind": ["end"]}, "kind must be"),
         ({"on": ["Z"]}, "Z not among the regulators"),
         ({"on": [""], "off": [""]}, "at least one"),
+        ({"decisive": ["Z"]}, "Z not among the regulators"),
     ):
         with pytest.raises(ValueError, match=message):
             Network.from_edges(frame(), stages=good.assign(**change))
@@ -105,6 +106,22 @@ def test_stages_are_the_nearest_pattern():
         "megakaryocyte",
         "granulocyte",
     ]
+
+
+def test_no_fate_without_its_decisive_gene_or_with_that_of_another():
+    network = krumsiek2011()
+    patterns = {
+        "GATA1 ZFPM1 TAL1": "none",  # neither KLF1 nor FLI1: as near to the erythrocyte as to the megakaryocyte
+        "SPI1 CEBPA": "none",
+        "SPI1 CEBPA GFI1 JUN": "none",
+        "SPI1 CEBPA GFI1 GATA1": "none",
+        "SPI1 JUN EGR1": "monocyte",
+        "SPI1 JUN EGR1 GATA1 ZFPM1": "none",
+    }
+    x = pd.DataFrame(0.0, index=network.regulators, columns=list(patterns))
+    for on in patterns:
+        x.loc[on.split(), on] = 1.0
+    assert network.fate(x.to_numpy()).tolist() == list(patterns.values())
 
 
 def test_the_four_myeloid_fates_are_about_equally_frequent():

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from mmopt.datasets.network import STAGE_COLUMNS, Network
+from mmopt.datasets.network import DECISIVE, STAGE_COLUMNS, Network
 
 # The paper's Boolean rules, "+" joins what acts together; the number is the threshold. The rules are the
 # paper's, the thresholds ours: chosen so that the four fates of the wild type are about equally frequent.
@@ -20,13 +20,14 @@ _RULES = {
     "GFI1": (["CEBPA 0.7"], ["EGR1 0.3"]),
 }
 _INITIAL = {"GATA2": 0.8, "CEBPA": 0.75, "SPI1": 0.5}
+# decisive: without GFI1 no granulocyte, and none with GATA1 on; the means over a stage's genes alone would call either one
 _STAGES = {
-    "MEP": ("intermediate", "GATA1", "SPI1"),
-    "GMP": ("intermediate", "SPI1", "GATA2 GATA1"),
-    "erythrocyte": ("fate", "GATA1 ZFPM1 KLF1 TAL1", "FLI1 SPI1 CEBPA"),
-    "megakaryocyte": ("fate", "GATA1 ZFPM1 FLI1 TAL1", "KLF1 SPI1 CEBPA"),
-    "monocyte": ("fate", "SPI1 JUN EGR1", "GFI1 GATA2"),
-    "granulocyte": ("fate", "SPI1 GFI1", "JUN GATA2"),
+    "MEP": ("intermediate", "GATA1", "SPI1", ""),
+    "GMP": ("intermediate", "SPI1", "GATA2 GATA1", ""),
+    "erythrocyte": ("fate", "GATA1 ZFPM1 KLF1 TAL1", "FLI1 SPI1 CEBPA", "KLF1"),
+    "megakaryocyte": ("fate", "GATA1 ZFPM1 FLI1 TAL1", "KLF1 SPI1 CEBPA", "FLI1"),
+    "monocyte": ("fate", "SPI1 JUN EGR1", "GFI1 GATA2", "GFI1 GATA1"),
+    "granulocyte": ("fate", "SPI1 GFI1", "JUN GATA2", "GFI1 JUN GATA1"),
 }
 # surface markers, downstream only: what they follow
 _MARKERS = {
@@ -89,5 +90,5 @@ def krumsiek2011(*, markers: bool = True) -> Network:
             for e in edges
         ]
     )
-    stages = pd.DataFrame.from_dict(_STAGES, orient="index", columns=STAGE_COLUMNS)
+    stages = pd.DataFrame.from_dict(_STAGES, orient="index", columns=[*STAGE_COLUMNS, DECISIVE])
     return Network.from_edges(frame, initial=dict.fromkeys(_RULES, 0.0) | _INITIAL, stages=stages)

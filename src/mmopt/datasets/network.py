@@ -12,6 +12,8 @@ STAGE_COLUMNS = ["kind", "on", "off"]
 PROGENITOR, NO_FATE = "progenitor", "none"
 # a cell is in a stage if it is this close to the stage's pattern (0 = on the pattern, 0.5 = on neither side)
 STAGE_TOLERANCE = 0.3
+# of a stage's decisive genes, what is on is above the first level, what is off below the second
+DECISIVE, _OFF, _ON = "decisive", 0.3, 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,9 @@ class Network:
     initial
         Level of each regulator at day 0; its index is the regulators.
     stages
-        Index: names; ``kind`` (``"intermediate"`` or ``"fate"``), ``on`` and ``off`` (space-separated regulators).
+        Index: names; ``kind`` (``"intermediate"`` or ``"fate"``), ``on`` and ``off`` (space-separated regulators) and
+        optionally ``decisive``: without those of them that are in ``on``, or with any other, a cell is not in the stage,
+        however well the rest fits.
         Empty: the fates are found by simulation.
     """
 
@@ -112,11 +116,15 @@ class Network:
         if stages.empty:
             return
         levels, rows = np.minimum(levels, 1), pd.Index(self.regulators)
+        decisive = stages[DECISIVE] if DECISIVE in stages else np.full(len(stages), "")
         distance = []
-        for on, off in zip(stages["on"], stages["off"], strict=True):
+        for on, off, genes in zip(stages["on"], stages["off"], decisive, strict=True):
             missing = [1 - levels[rows.get_indexer(on.split())].mean(0)] if on else []
             excess = [levels[rows.get_indexer(off.split())].mean(0)] if off else []
             distance.append(np.mean(missing + excess, axis=0))
+            for gene in genes.split():
+                level = levels[rows.get_loc(gene)]
+                distance[-1][level < _OFF if gene in on.split() else level > _ON] = np.inf
         nearest, near = np.argmin(distance, axis=0), np.min(distance, axis=0) < STAGE_TOLERANCE
         names[near] = stages.index.to_numpy(dtype=object)[nearest[near]]
 
@@ -189,11 +197,12 @@ def _checked_stages(stages: pd.DataFrame | None, regulators: list[str]) -> pd.Da
         raise ValueError(f"stages: column {', '.join(sorted(absent))} missing")
     if wrong := set(stages["kind"]) - {"intermediate", "fate"}:
         raise ValueError(f"stages: kind must be 'intermediate' or 'fate', got {', '.join(map(str, wrong))}")
-    named = {name for column in ("on", "off") for names in stages[column] for name in names.split()}
+    columns = [*STAGE_COLUMNS, DECISIVE] if DECISIVE in stages else STAGE_COLUMNS
+    named = {name for column in columns[1:] for names in stages[column] for name in names.split()}
     if unknown := named - set(regulators):
         raise ValueError(
             f"stages: {', '.join(sorted(unknown))} not among the regulators {', '.join(regulators)}"
         )
     if not (stages["on"] + stages["off"]).all():
         raise ValueError("stages: every stage needs at least one regulator in on or off")
-    return stages[STAGE_COLUMNS]
+    return stages[columns]
