@@ -4,7 +4,7 @@
 
 Ours is ``mmopt``; ``mmopt, one network`` is the same with ``integrate(n_networks=1)``. A record is one run: ``method``, ``dataset``, ``task`` (``embed``, ``impute_prot`` or ``impute_atac``), ``seed``, ``status``,
 ``scores``, ``cpu_s``, ``versions`` and ``when``. Of repeated runs the last counts. Scores of an embedding: ``bio`` is the mean
-of NMI, ARI and label silhouette, ``overall`` is 0.6 bio + 0.4 batch mixing; of protein the median Pearson correlation on
+of NMI, ARI and label silhouette, ``overall`` is 0.6 bio + 0.4 batch mixing (bio alone where there is one batch, as in teaseq); of protein the median Pearson correlation on
 log1p, of peaks the median AUROC, for cells from which the modality was taken away, predicted from RNA.
 """
 

@@ -23,7 +23,11 @@ def regrets(found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             }
         )
     tasks = found.drop_duplicates(["network", "source", "target"])
-    words = f"`significant` was true on {int(tasks['significant'].sum())} of {len(tasks)} tasks, whatever was chosen.\n"
+    n_significant = int(tasks["significant"].sum())
+    words = (
+        f"`significant` was true on {n_significant} of {len(tasks)} tasks, also where the first choice was poor: it does not tell "
+        "good choices from bad ones.\n"
+    )
     return pd.DataFrame(rows), words
 
 

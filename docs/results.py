@@ -28,6 +28,7 @@ SCORES = {
     "Label transfer": {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"},
     "Imputation": {"r2": "R²", "rmse": "RMSE", "mse": "MSE", "mae": "MAE"},
 }
+PUBLISHED_RATE = 1e-3
 DATA = {"toy": "the simulated toy", "mosaic": "the real mosaic"}
 
 
@@ -98,13 +99,14 @@ def spread(mean: float, deviation: float, digits: int) -> str:
     return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if np.isfinite(deviation) else "")
 
 
-def protocol(runs: pd.DataFrame) -> str:
-    """What was run, in one sentence."""
+def protocol(runs: pd.DataFrame, rate: float | None = None) -> str:
+    """What was run, in one sentence: at all rates of the grid, or at one."""
     ours = runs[~runs["optimizer"].str.contains("published")]
     rates = ", ".join(f"{rate:g}" for rate in sorted(ours["lr"].unique()))
+    said = f"learning rates of the grid: {rates}" if rate is None else f"learning rate {rate:g}"
     n_seeds = runs["seed"].nunique()
     steps = "–".join(f"{n:,}" for n in sorted({int(runs["n_steps"].min()), int(runs["n_steps"].max())}))
-    return f"{n_seeds} seed{'s' * (n_seeds > 1)}, {steps} steps per run; learning rates of the grid: {rates}."
+    return f"{n_seeds} seed{'s' * (n_seeds > 1)}, {steps} steps per run; {said}."
 
 
 def published(tables: dict[str, pd.DataFrame]) -> str:
@@ -112,7 +114,7 @@ def published(tables: dict[str, pd.DataFrame]) -> str:
     parts = []
     for data, rows in tables["metrics"].groupby("data", sort=False):
         runs = tables["runs"][tables["runs"]["data"] == data]
-        parts.append(f"**On {DATA.get(data, data)}** ({protocol(runs)})\n")
+        parts.append(f"**On {DATA.get(data, data)}** ({protocol(runs, PUBLISHED_RATE)})\n")
         names = rows["optimizer"].replace(NAMES).str.replace("baseline: ", "")
         for task, scores in SCORES.items():
             shown = pd.DataFrame({task: names})

@@ -128,8 +128,8 @@ def traced(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     none = twin[twin["gain_lo"] <= 0]
     said = ", ".join(f"`{row.network}` on day {row.time:g}" for row in none.itertuples())
     return shown, (
-        f"The twin's interval excludes no gain over the measured shares in {len(twin) - len(none)} of {len(twin)} cases; not: "
-        f"{said or 'none'}.\n"
+        f"In {len(twin) - len(none)} of {len(twin)} cases the 90 % interval of the twin's gain over the measured shares lies above 0 "
+        f"(exceptions: {said or 'none'}).\n"
     )
 
 

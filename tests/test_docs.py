@@ -107,6 +107,8 @@ def test_tables_hold_the_results(made):
     for score in ("accuracy", "r2"):
         for value in metrics[score]:
             assert f"| {value:.3f}" in text
+    assert "learning rate 0.001." in text
+    assert "grid" not in text
     fair = pd.read_csv(folder / "fair_protocol.csv")
     text = (made / "include" / "published_fair.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
@@ -181,7 +183,7 @@ def test_the_page_of_the_twin_says_where_it_tells_no_fates(made):
     for accuracy in rows.groupby(["prediction", "time"])["accuracy"].mean():
         assert f"| {accuracy:.2f} |" in text
     for _, row in rows[(rows["prediction"] == "twin") & (rows["gain_lo"] <= 0)].iterrows():
-        assert f"`{row['network']}` on day {row['time']:g}" in text.split("; not: ")[1]
+        assert f"`{row['network']}` on day {row['time']:g}" in text.split("exceptions: ")[1]
 
 
 def test_effects_beside_the_truth_are_told_apart_by_setting(made):

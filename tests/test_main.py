@@ -80,6 +80,19 @@ def test_report_names_data_versions_and_files(results):
         assert text in report, text
 
 
+def test_report_says_how_many_networks_were_fitted_and_compared(results):
+    from mmopt._compat import override_pull_on_update
+
+    report = (results / "report.md").read_text()
+    assert "2 networks, 2 epochs each" in report
+    assert "Compared on one network" in report
+    with override_pull_on_update():
+        history = mudata.read_h5mu(results / "embedding.h5mu").uns["mmopt"]["history"]
+    bounds = history.groupby("network")["elbo_validation"].last()
+    assert len(bounds) == 2
+    assert f"bound: {bounds.mean():.2f} per cell, mean of the networks." in report
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -59,7 +59,12 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--switch-rule", default="agreement", help="of the ASGD optimizers")
     fit.add_argument("--switch-interval", type=int, default=10, help="steps between decisions on the rate")
     fit.add_argument("--alpha-min", type=float, default=1e-4, help="lower bound of the base rate")
-    fit.add_argument("--alpha-max", type=float, default=1e-2, help="upper bound of the base rate")
+    fit.add_argument(
+        "--alpha-max",
+        type=float,
+        default=1e-2,
+        help="upper bound of the base rate, as published; the library's own is 0.02",
+    )
     fit.add_argument("--batch-size", type=int, default=128)
     fit.add_argument("--epochs", type=int, default=50)
     fit.add_argument("--n-latent", type=int, default=20)
@@ -273,8 +278,11 @@ def _report(
     seconds: float,
 ) -> str:
     fit, comparison = mdata.uns["mmopt"], mdata.uns["optimizer_comparison"]
-    params, last = fit["params"], fit["history"].iloc[-1]
+    params, history = fit["params"], fit["history"]
+    n_networks = params["n_networks"]
+    last = history.groupby("network").last().mean() if n_networks > 1 else history.iloc[-1]
     summary, single = comparison["summary"], len(a.seeds or [a.seed]) == 1
+    reference = comparison["params"]["reference"]
     shown = [
         c
         for c in (
@@ -304,17 +312,23 @@ def _report(
         + ", ".join(f"{k} {n}" for k, n in _combinations(mdata).value_counts().items())
         + f". Batch corrected for: {batch or 'none'}. Labels, used for scoring only: {label or 'none'}.",
         "",
-        f"Model: TriVI, {params['n_latent']} latent dimensions, {params['optimizer']} from lr {params['lr']}, "
-        f"{params['n_epochs']} epochs of {params['batch_size']} cells, seed {params['random_state']}, "
+        f"Model: TriVI, {params['n_latent']} latent dimensions in all, {n_networks} network{'s' * (n_networks > 1)}, "
+        f"{params['n_epochs'] // n_networks} epochs{' each' * (n_networks > 1)} in batches of {params['batch_size']} cells, "
+        f"{params['optimizer']} from lr {params['lr']}, seed {params['random_state']}, "
         f"{params['n_train']} cells trained on, {params['n_validation']} held out.",
         "",
     ]
     if "elbo_validation" in last:
-        lines += [f"Held-out negative evidence lower bound: {last['elbo_validation']:.2f} per cell.", ""]
+        mean = ", mean of the networks" * (n_networks > 1)
+        lines += [
+            f"Held-out negative evidence lower bound: {last['elbo_validation']:.2f} per cell{mean}.",
+            "",
+        ]
     lines += [
         "## Optimizers",
         "",
-        f"On {compared}, a fifth of them held out; lower `elbo` is better, `difference` is to Adam. Columns "
+        f"Compared on one network, on {compared}, a fifth of them held out; lower `elbo` is better, `difference` is to "
+        f"{reference}. Columns "
         "`baseline_…` are PCA, neighbours and ridge regression on the same cells: what a figure has to beat.",
         "",
         _markdown(summary[shown]),

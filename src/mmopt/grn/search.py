@@ -130,7 +130,7 @@ class Journey:
         cells: slice = slice(None),
         order: np.ndarray | None = None,
     ) -> np.ndarray:
-        """From 0, nothing gained, to 1, the cells are the target's as much as its own centre is; ``(n_sets,)``."""
+        """From 0, the target's share has not risen, to 1, it is as high as at the target's centre; ``(n_sets,)``."""
         before, span = self.span(sets, identity, cells)
         after = score(self.distances(sets, member, order, cells), self.apart(sets, cells), identity)
         return (before - after) / span

@@ -32,8 +32,8 @@ def interval_coverage(
     Returns
     -------
     dict
-        ``coverage_<level>`` and ``closed_<level>`` in percent of the level's name, e.g. ``coverage_50``; and ``bias``, the
-        mean place of the observations among the draws less one half: positive if predictions are too low.
+        Shares ``coverage_<level>`` and ``closed_<level>``, with the level in percent in the name: ``coverage_50``; and
+        ``bias``, the mean place of the observations among the draws less one half: positive if predictions are too low.
 
     Raises
     ------

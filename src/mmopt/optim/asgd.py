@@ -39,9 +39,10 @@ class ASGDAdam(KeepsAverage, Optimizer):
         optimizer.eval()   # the parameters are now the average: validate, save, use them
         optimizer.train()  # the parameters are the iterates again; a step is refused before
 
-    What to expect: about the result of a well tuned Adam without tuning, provided the bounds bracket the right rate;
-    evaluated at the average, better and sooner than tuned Adam is at its last iterate, and about as well as tuned Adam
-    with the same average.
+    What to expect: about the result of a well tuned Adam without tuning, provided the bounds bracket the right rate. On
+    six problems, evaluated at the average, it was better than tuned Adam at its last iterate in 10 of 12 comparisons (2
+    ties) after 30 and 100 epochs, and in 1 of 4 after 400 (1 tie, 2 worse). Beside tuned Adam with the same average: 1
+    better, 8 ties, 7 worse of 16.
 
     Parameters
     ----------
@@ -83,7 +84,8 @@ class ASGDAdam(KeepsAverage, Optimizer):
         it). The published rules use a plain loop whatever is given.
     max_votes
         Up to this many coordinates of a group (or tensor) all vote; in a larger one an evenly spread, moving sample
-        of about this size does, which keeps the cost of a step within a few percent of Adam's.
+        of about this size does, which keeps a step at 1.1 (10 million parameters) to 1.7 times (1.3 million) fused Adam's; 2.9 times with
+        24 thousand.
     damping
         ``(delta, tau)`` of ``"published_sc"``.
 

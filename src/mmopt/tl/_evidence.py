@@ -13,8 +13,8 @@ from mmopt.grn.links import link_peaks, positions
 from mmopt.tl._features import Features
 
 # Genes above this held-out R2: a quarter to three quarters of them in simulated and real mixtures of cell types, 4 and 8 % in
-# cells of one type (a line, CD4 T cells at rest); in the line, where knock-outs were measured, predicted directions were
-# wrong (benchmarks/perturbation/predictable.py)
+# cells of one type (a line, CD4 T cells at rest); in the line, where knock-outs were measured, 5 of 8 predicted directions
+# were wrong and none was certain (predictable.py and real.py in benchmarks/perturbation)
 PREDICTED, FEW_PREDICTED = 0.3, 0.1
 # a doubt to speak of, and how many times fewer edges are confirmed of a regulator than on average before its effects say little:
 # in eight simulated networks none of 116 true regulators was above three times, nine decoys in ten were

@@ -20,9 +20,9 @@ FEW_CELLS = 3_000
 def integrate(
     mdata: MuData,
     *,
-    rna: str | None = None,
-    atac: str | None = None,
-    prot: str | None = None,
+    rna: str | bool | None = None,
+    atac: str | bool | None = None,
+    prot: str | bool | None = None,
     layer: str | None = None,
     batch_key: str | None = None,
     use_highly_variable: bool | None = None,

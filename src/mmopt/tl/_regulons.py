@@ -66,7 +66,7 @@ def regulons(
         networks come; a source may be a protein, as ``"prot:CD4"``. Without a prior every gene (or ``regulators``)
         may regulate, on the evidence of covariation alone: decoys then get effects as large as true regulators.
     rna, atac, prot
-        Names of the modalities; ``False`` leaves one out.
+        Names of the modalities; ``False`` leaves ATAC or protein out. RNA is needed: regulators are genes.
     layer
         Layer with the raw counts; ``layers["counts"]`` where there is one, else ``X``.
     regulators
@@ -78,8 +78,8 @@ def regulons(
     prior_strength
         Penalty of an edge outside the prior relative to one inside.
     donor_key
-        Column of the donors: with five or more the bootstrap draws donors instead of pools of cells, and penalties are
-        validated across donors.
+        Column of the donors: with four or more penalties are validated across donors, with five or more the bootstrap draws
+        donors instead of pools of cells.
     use_rep
         Embedding in which neighbours are found: ``obsm["X_mmopt"]`` where there is one, else principal components.
     n_neighbors

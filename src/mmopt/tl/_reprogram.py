@@ -108,8 +108,9 @@ def reprogram(
         The ranking, best first. ``mdata.uns["reprogram"]`` gets
 
         ``ranking``
-            ``factors`` (``"A+B"``), ``modes`` (``"knockout+overexpress"``), ``n_factors``, ``progress`` (0: nothing
-            gained, 1: the cells are the target's as much as its own centre is) with ``sd, q05, q95`` over the ensemble,
+            ``factors`` (``"A+B"``), ``modes`` (``"knockout+overexpress"``), ``n_factors``, ``progress`` (0: the
+            target's share of the cells has not risen, 1: it is as high as for cells at the mean profile of the target group)
+            with ``sd, q05, q95`` over the ensemble,
             ``distance`` (squared, to the target, relative to that of the source; clamped features left out),
             ``reached`` and ``off_target`` (share of the cells nearest to the target, and to a group that is neither),
             ``rank_sd`` and ``top_share`` (over the ensemble, among sets of its size), ``null_p`` (how often the best set of

@@ -98,7 +98,8 @@ def twin(
     Warns
     -----
     UserWarning
-        Time points that cannot be told apart (shuffled labels do that): couplings between them are no better than chance.
+        Half or more of the pairs of consecutive time points cannot be told apart (p above 0.05; shuffled labels do that):
+        couplings between them are no better than chance. ``apart`` has the p value of every pair.
 
     Notes
     -----
