@@ -44,6 +44,27 @@ def test_refusals(course):
         mm.tl.evaluate_twin(course(), **(QUICK | {"n_members": 0}))
 
 
+def growing(course):
+    """Two kinds of cells far apart, of which one doubles twice from each time point to the next."""
+    mdata = course(n=150, step=1.0)
+    day = mdata.obs["day"].to_numpy()
+    up = np.concatenate([np.arange(150) < 150 * share for share in (0.2, 0.5, 0.8)])
+    mdata.obsm["X_pca"][:, 1] += np.where(up, 5, -5)
+    mdata.obs["growth"], mdata.obs["kind"] = np.where(up, 4.0, 1.0), np.where(up, "up", "down")
+    assert np.bincount(day[up]).tolist() == [30, 75, 120]
+    return mdata
+
+
+def test_with_growth_as_many_start_as_will_be_there(course):
+    mdata, quick = growing(course), QUICK | {"n_steps": 150}
+    table = mm.tl.evaluate_twin(mdata, growth_key="growth", genes=False, **quick).set_index("prediction")
+    plain = mm.tl.evaluate_twin(mdata, genes=False, **quick).set_index("prediction")
+    for name in ("twin", "linear_interpolation"):
+        assert table.loc[name, "energy"] < 0.3 < plain.loc["previous_time", "energy"]
+    for name in ("previous_time", "next_time", "split_half_floor"):
+        assert table.loc[name, "w1"] == plain.loc[name, "w1"], "these know of no growth"
+
+
 def test_one_time_is_as_in_all(course):
     mdata = course(n=60, times=(0, 1, 2, 3))
     quick = QUICK | {"n_steps": 20, "genes": False}

@@ -50,6 +50,20 @@ def test_a_fate_of_two_cells_is_not_lost_in_a_sample(mdata, monkeypatch, seed):
     assert found["fate"].set_index("label").loc["unassigned", "p"] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_flow_counts_growth_too(course, recwarn):
+    """One kind of cells doubles: where the velocity ends must be compared with the couplings under the same growth."""
+    mdata = course(n=150, step=1.0)
+    up = np.concatenate([np.arange(150) < 150 * share for share in (0.2, 0.5, 0.8)])
+    mdata.obsm["X_pca"][:, 1] += np.where(up, 5, -5)
+    mdata.obs["growth"], mdata.obs["kind"] = np.where(up, 4.0, 1.0), np.where(up, "up", "down")
+    quiet = {"use_rep": "X_pca", "n_steps": 200, "progress_bar": False}
+    mm.tl.twin(mdata, time_key="day", growth_key="growth", **quiet)
+    fate = run(mdata, start={"day": 0}, terminal_key="kind")["fate"].set_index("label")
+    assert fate.loc["up", "wild_type"] == pytest.approx(0.8, abs=0.05)
+    assert fate.loc["up", "flow"] > 0.65
+    assert not any("ends elsewhere than the couplings" in str(w.message) for w in recwarn)
+
+
 @pytest.mark.usefixtures("_quiet")
 def test_a_knock_out_goes_the_way_of_the_simulator(twinned):
     slot = twinned.uns["simulate"]

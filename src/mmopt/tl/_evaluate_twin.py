@@ -87,8 +87,8 @@ def evaluate_twin(
         One row per held-out time, ``space`` (``embedding``, ``genes``) and ``prediction``: ``twin`` (mean over the members, with
         ``w1_sd`` over them), ``linear_interpolation`` (of the cells coupled across the gap), ``previous_time`` and ``next_time``
         (those cells as they are), ``split_half_floor`` (the other half of the held-out cells: no prediction can be expected
-        below). ``w1``, ``w2``, ``mmd`` (squared, unbiased), ``energy``, ``n_cells`` (compared with as many). Also in
-        ``mdata.uns["twin_evaluation"]``.
+        below). With ``growth_key`` the first two start from as many cells of each kind as grow until then. ``w1``, ``w2``,
+        ``mmd`` (squared, unbiased), ``energy``, ``n_cells`` (compared with as many). Also in ``mdata.uns["twin_evaluation"]``.
 
         With ``lineage_key`` also one row per time before the last and ``prediction`` in the space ``fate``: ``twin`` (the
         descendants in the couplings, as :func:`mmopt.tl.simulate` gives them), ``flow`` (where the velocity ends),
@@ -201,13 +201,21 @@ def _one(
     truth, other = held[:n], held[n : 2 * n]
     before, after = (rng.choice(course.rows(t + d), n, replace=False) for d in (-1, 1))
     share = (course.times[t] - course.times[t - 1]) / (course.times[t + 1] - course.times[t - 1])
+    # as many of each kind as there are at the held-out time: a velocity makes no cells, and couplings across the gap count what
+    # grows in all of it
+    starts, grown = before, course.offspring(t - 1)
+    if course.growth is not None:
+        here = course.rows(t - 1)
+        starts = np.random.default_rng(derived(seed, 3)).choice(here, n, p=grown / grown.sum())
+    by_then = grown / left.offspring(t - 1)
     predicted: dict[str, list[np.ndarray]] = {TWIN: [], LINEAR: []}
     for m in range(n_members):
         member = _fitted(left, creator, n_steps, seed, m)
-        path = member.flow.run(course.states[before], np.array([course.times[t - 1], course.times[t]]))
+        path = member.flow.run(course.states[starts], np.array([course.times[t - 1], course.times[t]]))
         predicted[TWIN].append(path[-1])
         pairs = member.couplings[t - 1].tocoo()
-        drawn = rng.choice(len(pairs.data), n, p=pairs.data / pairs.data.sum())
+        mass = pairs.data * by_then[pairs.row]
+        drawn = rng.choice(len(mass), n, p=mass / mass.sum())
         x0, x1 = left.at(t - 1)[pairs.row[drawn]], left.at(t)[pairs.col[drawn]]
         predicted[LINEAR].append((1 - share) * x0 + share * x1)
     fixed = {PREVIOUS: before, NEXT: after, FLOOR: other}
