@@ -26,6 +26,7 @@ TWIN, LINEAR, PREVIOUS, NEXT, FLOOR = (
     "next_time",
     "split_half_floor",
 )
+_TRUTH = "truth"
 _MOST, _GENES, _POOL = 300, 200, 15
 
 
@@ -71,7 +72,8 @@ def evaluate_twin(
     layer
         Layer with the raw RNA counts.
     genes
-        Score on genes too: pools of 15 cells, log1p counts per 10,000 of the 200 genes that vary most between time points.
+        Score on genes too: pools of 15 cells, from equally many on every side, log1p counts per 10,000 of the 200 genes that vary
+        most between time points.
     n_members
         Fits per time point.
     progress_bar
@@ -208,6 +210,8 @@ def _one(
         here = course.rows(t - 1)
         starts = np.random.default_rng(derived(seed, 3)).choice(here, n, p=grown / grown.sum())
     by_then = grown / left.offspring(t - 1)
+    fixed = {PREVIOUS: before, NEXT: after, FLOOR: other}
+    candidates = {} if profile is None else _candidates(profile, course, t, held, fixed, derived(seed, 4))
     predicted: dict[str, list[np.ndarray]] = {TWIN: [], LINEAR: []}
     for m in range(n_members):
         member = _fitted(left, creator, n_steps, seed, m)
@@ -218,7 +222,6 @@ def _one(
         drawn = rng.choice(len(mass), n, p=mass / mass.sum())
         x0, x1 = left.at(t - 1)[pairs.row[drawn]], left.at(t)[pairs.col[drawn]]
         predicted[LINEAR].append((1 - share) * x0 + share * x1)
-    fixed = {PREVIOUS: before, NEXT: after, FLOOR: other}
     spaces = {
         "embedding": (
             course.states[truth],
@@ -226,15 +229,17 @@ def _one(
         )
     }
     if profile is not None:
-        # every side is a mean of 15 cells: of the training cells around a predicted state, of its own time around a cell
-        training = np.flatnonzero(left.point >= 0)
-        pools = {k: [_pooled(profile, course.states, training, x) for x in v] for k, v in predicted.items()}
-        pools |= {
-            k: [_pooled(profile, course.states, course.rows(t + d), course.states[fixed[k]])]
-            for k, d in ((PREVIOUS, -1), (NEXT, 1))
-        }
-        pools[FLOOR] = [_pooled(profile, course.states, held[n:], course.states[other])]
-        spaces["genes"] = _pooled(profile, course.states, held[: max(n, _POOL)], course.states[truth]), pools
+
+        def pooled(among: np.ndarray, query: np.ndarray) -> np.ndarray:
+            k = min(_POOL, len(among))
+            index = NearestNeighbors(n_neighbors=k).fit(course.states[among])
+            return profile[among][index.kneighbors(query, return_distance=False)].mean(1)
+
+        every = predicted | {k: [course.states[v]] for k, v in fixed.items()}
+        spaces["genes"] = (
+            pooled(candidates[_TRUTH], course.states[truth]),
+            {k: [pooled(candidates[k], x) for x in v] for k, v in every.items()},
+        )
     rows = []
     for space, (target, samples) in spaces.items():
         scale = float(np.median(np.linalg.norm(target - target[rng.permutation(n)], axis=1)))
@@ -294,8 +299,25 @@ def _profiles(mdata: MuData, course: Course, layer: str | None) -> np.ndarray:
     return out
 
 
-def _pooled(profile: np.ndarray, states: np.ndarray, among: np.ndarray, query: np.ndarray) -> np.ndarray:
-    among = among[np.isfinite(profile[among]).all(1)]
-    k = min(_POOL, len(among))
-    near = NearestNeighbors(n_neighbors=k).fit(states[among]).kneighbors(query, return_distance=False)
-    return profile[among][near].mean(1)
+def _candidates(
+    profile: np.ndarray, course: Course, t: int, held: np.ndarray, fixed: dict[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    """Cells with RNA of which each side's pools are made: of its own time, or around a predicted state of the times beside it.
+
+    Equally many for every side, since the nearest of many are alike and the nearest of few are not.
+    """
+    rng, n = np.random.default_rng(seed), len(fixed[FLOOR])
+    beside = rng.permutation(np.flatnonzero(np.abs(course.point - t) == 1))
+    sides = {_TRUTH: held[: max(n, _POOL)], FLOOR: held[n:], TWIN: beside, LINEAR: beside}
+    for name, d in ((PREVIOUS, -1), (NEXT, 1)):
+        # first those that are asked about, as the held-out cells are among their own candidates too
+        rest = rng.permutation(np.setdiff1d(course.rows(t + d), fixed[name]))
+        sides[name] = np.concatenate([fixed[name], rest])
+    measured = {k: v[np.isfinite(profile[v]).all(1)] for k, v in sides.items()}
+    n_each = min(len(v) for v in measured.values())
+    if not n_each:
+        raise ValueError(
+            f"genes=True: no cell at {course.times[t]:g}, or at a time beside it, has RNA; leave genes out with `genes=False`, or "
+            "name other times in `hold_out`"
+        )
+    return {k: v[:n_each] for k, v in measured.items()}
