@@ -216,12 +216,37 @@ def test_the_truth_of_a_network_without_stages():
             "positive number of days",
         ),
         (lambda d: truth_effect(d, "GATA1", groupby="leiden"), KeyError, "no column 'leiden'"),
+        (
+            lambda d: truth_effect(d, ("GATA1", "knockout", 3, 4), regime="acute"),
+            ValueError,
+            "GATA1 from day 3 after sampling on, but cells are read on day 2.66667; .*longer `horizon`",
+        ),
+        (
+            lambda d: truth_fates(d, ["SPI1", ("GATA1", "knockout", 3, 4)], regime="acute", horizon=2),
+            ValueError,
+            "GATA1 from day 3",
+        ),
         (lambda d: truth_fates(d, "GATA1", regime="late"), ValueError, "regime must be"),
     ],
 )
 def test_refusals(data, call, error, message):
     with pytest.raises(error, match=message):
         call(data)
+
+
+def test_no_group_takes_the_name_of_all_cells(data):
+    data = data.copy()
+    data.obs["part"] = np.where(np.arange(400) < 100, "all", "rest")
+    for truth in (truth_effect, truth_fates):
+        with pytest.raises(ValueError, match=r"'part' has a group 'all'.*rename that group"):
+            truth(data, "GATA1", groupby="part")
+
+
+def test_acute_with_one_time_point_needs_a_horizon():
+    once = simulate_trimodal(60, times=(0,), **SIZES)
+    with pytest.raises(ValueError, match=r"there is one time point.*give `horizon` in days"):
+        truth_effect(once, "GATA1", regime="acute")
+    assert (truth_effect(once, "GATA1", regime="acute", horizon=1)["n_cells"] > 0).all()
 
 
 def test_refuses_what_was_not_simulated_here(data):

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from mmopt.dynamics import descendants, sample_ancestors, sample_chains
+from mmopt.dynamics import descendants, offspring, sample_ancestors, sample_chains
 
 
 def plans(rng, sizes):
@@ -30,6 +30,16 @@ def test_fate_probabilities_are_a_product_of_transitions():
     dense = [c.toarray() / c.toarray().sum(1, keepdims=True) for c in couplings]
     expected = np.eye(6) @ dense[0] @ dense[1]
     np.testing.assert_allclose(descendants(couplings, np.eye(6), 0)[-1], expected, atol=1e-12)
+
+
+def test_offspring_is_what_the_descendants_weigh():
+    rng = np.random.default_rng(7)
+    sizes = [6, 8, 5]
+    weights = [w / w.sum() for w in (rng.exponential(size=n) for n in sizes)]
+    couplings = [sparse.csr_matrix(rng.random(shape)) for shape in pairwise(sizes)]
+    dense = [c.toarray() / w[:, None] for c, w in zip(couplings, weights, strict=False)]
+    np.testing.assert_allclose(offspring(couplings, 0, weights), (dense[0] @ dense[1]).sum(1))
+    np.testing.assert_allclose(offspring(couplings, 1, weights), dense[1].sum(1))
 
 
 def test_chains_are_distributed_as_the_descendants():

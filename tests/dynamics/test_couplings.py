@@ -57,6 +57,37 @@ def test_batches():
     assert np.corrcoef(reached[:, 0], (whole @ y)[:, 0] / np.asarray(whole.sum(1)).ravel())[0, 1] > 0.7
 
 
+@pytest.mark.parametrize("sizes", [(900, 12), (12, 900), (900, 100), (100, 900)])
+def test_a_small_point_is_not_cut_to_pieces(sizes):
+    """Two clusters far apart: what a batch has no later cells for must not be sent across."""
+    cluster = [np.arange(n) % 2 for n in sizes]
+    x, y = clouds(*sizes, shift=0.0)
+    x[:, 0] += 9 * cluster[0]
+    y[:, 0] += 9 * cluster[1]
+    weights = np.random.default_rng(1).uniform(0.5, 1.5, size=sizes[1])
+    plan = couple(x, y, batch=40, weights=weights).tocoo()
+    assert plan.data[cluster[0][plan.row] != cluster[1][plan.col]].sum() < 0.05
+    assert (np.asarray(plan.sum(1)).ravel() > 0).all()
+    np.testing.assert_allclose(np.asarray(plan.sum(0)).ravel(), weights / weights.sum(), rtol=1e-3)
+
+
+def test_growth_shows_where_a_small_point_is_shared_out():
+    x, y = clouds(600, 30)
+    growth = np.where(np.arange(600) < 300, 3.0, 1.0)
+    rows = np.asarray(couple(x, y, growth=growth, batch=40).sum(1)).ravel()
+    assert rows[:300].sum() == pytest.approx(0.75, abs=0.03)
+
+
+def test_points_of_like_size_are_split_as_ever():
+    """Earlier twins can be made again."""
+    x, y = clouds(90, 80)
+    plan = couple(x, y, batch=20, seed=3)
+    rng = np.random.default_rng(3)
+    parts = [np.array_split(rng.permutation(n), 5) for n in (90, 80)]
+    for i, j in zip(*parts, strict=True):
+        np.testing.assert_allclose(plan[i][:, j].toarray(), couple(x[i], y[j]).toarray() * len(j) / 80)
+
+
 def test_same_seed_same_plan():
     x, y = clouds(90, 80)
     assert abs(couple(x, y, batch=20, seed=3) - couple(x, y, batch=20, seed=3)).sum() == 0

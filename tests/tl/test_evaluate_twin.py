@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from mudata import MuData
 
 import mmopt as mm
 
@@ -42,6 +43,61 @@ def test_refusals(course):
         mm.tl.evaluate_twin(course(), hold_out=0, **QUICK)
     with pytest.raises(ValueError, match="n_members must be at least 1"):
         mm.tl.evaluate_twin(course(), **(QUICK | {"n_members": 0}))
+
+
+def growing(course):
+    """Two kinds of cells far apart, of which one doubles twice from each time point to the next."""
+    mdata = course(n=150, step=1.0)
+    day = mdata.obs["day"].to_numpy()
+    up = np.concatenate([np.arange(150) < 150 * share for share in (0.2, 0.5, 0.8)])
+    mdata.obsm["X_pca"][:, 1] += np.where(up, 5, -5)
+    mdata.obs["growth"], mdata.obs["kind"] = np.where(up, 4.0, 1.0), np.where(up, "up", "down")
+    assert np.bincount(day[up]).tolist() == [30, 75, 120]
+    return mdata
+
+
+def test_with_growth_as_many_start_as_will_be_there(course):
+    mdata, quick = growing(course), QUICK | {"n_steps": 150}
+    table = mm.tl.evaluate_twin(mdata, growth_key="growth", genes=False, **quick).set_index("prediction")
+    plain = mm.tl.evaluate_twin(mdata, genes=False, **quick).set_index("prediction")
+    for name in ("twin", "linear_interpolation"):
+        assert table.loc[name, "energy"] < 0.3 < plain.loc["previous_time", "energy"]
+    for name in ("previous_time", "next_time", "split_half_floor"):
+        assert table.loc[name, "w1"] == plain.loc[name, "w1"], "these know of no growth"
+
+
+def test_pools_of_genes_come_from_equally_many_cells(course, monkeypatch):
+    """The nearest of many are alike, the nearest of few are not: else a small time point is out of anyone's reach."""
+    from mmopt.tl import _evaluate_twin
+
+    mdata, seen = course(n=200, times=(0, 1, 2, 3)), []
+    few = mdata[(mdata.obs["day"] != 1) | (np.arange(800) % 200 < 60)].copy()
+    made = _evaluate_twin._candidates
+    monkeypatch.setattr(_evaluate_twin, "_candidates", lambda *a: seen.append(made(*a)) or seen[0])
+    table = mm.tl.evaluate_twin(few, hold_out=1, **(QUICK | {"n_steps": 5}))
+    assert (table["n_cells"] == 30).all()
+    (sides,) = seen
+    day = few.obs["day"].to_numpy()
+    assert {len(np.unique(cells)) for cells in sides.values()} == {30}
+    assert not set(sides["truth"]) & set(sides["split_half_floor"])
+    times = {name: set(day[cells]) for name, cells in sides.items()}
+    assert times["truth"] == times["split_half_floor"] == {1}
+    assert (times["previous_time"], times["next_time"]) == ({0}, {2})
+    assert times["twin"] == times["linear_interpolation"] == {0, 2}, "what is held out is not looked at"
+
+
+def test_no_rna_at_the_held_out_time(course):
+    mdata = course(n=60, times=(0, 1, 2, 3))
+    rna = mdata["rna"][mdata.obs["day"].to_numpy() != 1].copy()
+    peaks = mdata["rna"].copy()
+    peaks.var_names = [f"chr1-{i}000-{i}500" for i in range(peaks.n_vars)]
+    both = MuData({"rna": rna, "atac": peaks})[mdata.obs_names].copy()
+    both.obs["day"] = mdata.obs["day"]
+    both.obsm["X_pca"] = mdata.obsm["X_pca"]
+    quick = QUICK | {"n_steps": 5, "hold_out": 1}
+    with pytest.raises(ValueError, match=r"no cell at 1, or at a time beside it, has RNA; .*genes=False"):
+        mm.tl.evaluate_twin(both, **quick)
+    assert set(mm.tl.evaluate_twin(both, genes=False, **quick)["space"]) == {"embedding"}
 
 
 def test_one_time_is_as_in_all(course):

@@ -50,6 +50,20 @@ def test_a_fate_of_two_cells_is_not_lost_in_a_sample(mdata, monkeypatch, seed):
     assert found["fate"].set_index("label").loc["unassigned", "p"] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_flow_counts_growth_too(course, recwarn):
+    """One kind of cells doubles: where the velocity ends must be compared with the couplings under the same growth."""
+    mdata = course(n=150, step=1.0)
+    up = np.concatenate([np.arange(150) < 150 * share for share in (0.2, 0.5, 0.8)])
+    mdata.obsm["X_pca"][:, 1] += np.where(up, 5, -5)
+    mdata.obs["growth"], mdata.obs["kind"] = np.where(up, 4.0, 1.0), np.where(up, "up", "down")
+    quiet = {"use_rep": "X_pca", "n_steps": 200, "progress_bar": False}
+    mm.tl.twin(mdata, time_key="day", growth_key="growth", **quiet)
+    fate = run(mdata, start={"day": 0}, terminal_key="kind")["fate"].set_index("label")
+    assert fate.loc["up", "wild_type"] == pytest.approx(0.8, abs=0.05)
+    assert fate.loc["up", "flow"] > 0.65
+    assert not any("ends elsewhere than the couplings" in str(w.message) for w in recwarn)
+
+
 @pytest.mark.usefixtures("_quiet")
 def test_a_knock_out_goes_the_way_of_the_simulator(twinned):
     slot = twinned.uns["simulate"]
@@ -154,6 +168,39 @@ def test_starts_that_are_none(mdata):
         run(mdata, start=list(mdata.obs_names[:3]))
     with pytest.raises(ValueError, match="nothing is said"):
         run(mdata, start={})
+    for time in ([0, 2], "early", np.nan):
+        with pytest.raises(ValueError, match=r"one of the time points 0, 2, 4, 6, 8 is needed, not "):
+            run(mdata, start={"time": time})
+
+
+def test_groups_of_the_start(twinned):
+    from mmopt.tl._members import restore
+    from mmopt.tl._starts import find_start
+
+    mdata, (course, _) = twinned.copy(), restore(twinned, "twin")
+    mdata.obs["day"] = mdata.obs["time"]
+    early = (mdata.obs["cell_type"] == "progenitor").to_numpy()
+    mdata.obs["time"] = np.where(early, "early", "late")
+    here = (mdata.obs["day"] == 2).to_numpy()
+    begin = find_start(mdata, course, {"day": 2, "time": "early"}, "day")
+    assert begin.mass.sum() == (here & early).sum() < here.sum(), "a group in a column called time"
+    assert find_start(mdata, course, {"time": 2}, "day").whole, "the time, where there is no other"
+
+    half = np.arange(mdata.n_obs) % 2
+    mdata.obs["float"], mdata.obs["int"] = np.where(half, 1.0, 2.0), np.where(half, 1, 2)
+    for column, value in (("float", 1), ("float", 1.0), ("int", 1), ("int", np.float32(1)), ("int", "1")):
+        begin = find_start(mdata, course, {"day": 2, column: value}, "day")
+        np.testing.assert_array_equal(begin.mass, half[here])
+    with pytest.raises(KeyError, match=r"no '1\.5' in 'float'"):
+        find_start(mdata, course, {"day": 2, "float": [1, 1.5]}, "day")
+
+    for missing in (np.nan, None):
+        mdata.obs["label"] = mdata.obs["cell_type"].astype(object).where(half == 1, missing)
+        for asked in ("nan", "None", missing):
+            with pytest.raises(KeyError, match="in 'label'; there are"):
+                find_start(mdata, course, {"day": 2, "label": asked}, "day")
+        begin = find_start(mdata, course, {"day": 2, "label": "progenitor"}, "day")
+        assert begin.mass.sum() == (here & early & (half == 1)).sum()
 
 
 def test_interventions_that_are_none(mdata):
@@ -190,6 +237,15 @@ def test_arguments(mdata):
         run(mdata, n_cells=5)
     with pytest.raises(TypeError, match="a list of names is needed"):
         run(mdata, features="GATA1")
+
+
+def test_before_an_intervention_nothing_is_unknown_of_it(mdata):
+    found = run(mdata, interventions=[("GATA1", "knockout", 4, 8)], features=["GATA1"])["fate_time"]
+    width = (found["hi"] - found["lo"]).to_numpy()
+    wild, held = (width[(found["arm"] == arm) & (found["time"] < 4)] for arm in ("wild_type", "perturbed"))
+    np.testing.assert_allclose(held, wild, atol=1e-6)
+    wild, held = (width[(found["arm"] == arm) & (found["time"] == 8)] for arm in ("wild_type", "perturbed"))
+    assert held.max() > wild.max() + 0.05
 
 
 def test_what_members_share_is_unknown_anew_for_each_regulator(monkeypatch):

@@ -26,6 +26,32 @@ def test_what_is_written_survives_a_file(twinned, tmp_path):
     np.testing.assert_allclose(again.obsm["fate_second"], twinned.obsm["fate_second"], atol=1e-6)
 
 
+def test_other_cells_are_noticed(twinned, tmp_path):
+    """Couplings know cells by their place: in another order they would give fates to the wrong ones."""
+
+    def restored(mdata):
+        return mm.tl.transitions(mdata).shape
+
+    rng = np.random.default_rng(0)
+    other = twinned[rng.permutation(twinned.n_obs)].copy()
+    for call in (restored, lambda m: mm.tl.simulate(m, start={"time": 2}, progress_bar=False)):
+        with pytest.raises(ValueError, match=r"in another order .*call `mm\.tl\.twin` again"):
+            call(other)
+    for call in (mm.tl.perturb, lambda m, p, **k: mm.tl.screen(m, [p], **k)):
+        with pytest.raises(ValueError, match=r"call `mm\.tl\.twin` again"):
+            call(other, "GATA1", method="twin")
+    same = twinned.copy()
+    same.obsm["X_pca"] = twinned.obsm["X_pca"].astype(np.float32)
+    same.write_h5mu(tmp_path / "same.h5mu")
+    assert restored(read_h5mu(tmp_path / "same.h5mu")) == (500, 500)
+    for changed in (-same.obsm["X_pca"], same.obsm["X_pca"][::-1], 1.01 * same.obsm["X_pca"]):
+        same.obsm["X_pca"] = changed
+        with pytest.raises(ValueError, match=r"is not the embedding .*call `mm\.tl\.twin` again"):
+            restored(same)
+    del other.uns["twin"]["identity"]
+    assert restored(other) == (500, 500), "a twin of an earlier version"
+
+
 def test_slots(twinned):
     slot = twinned.uns["twin"]
     assert slot["times"].tolist() == [0, 2, 4, 6, 8]

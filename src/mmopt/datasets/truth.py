@@ -64,7 +64,7 @@ def truth_effect(
     KeyError
         No simulated truth in ``mdata.uns``, an unknown gene or column, cells that were not simulated.
     ValueError
-        Unknown mode or regime, a horizon that is not positive.
+        Unknown mode or regime, a horizon that is not positive or before a perturbation starts, a group called "all".
 
     Examples
     --------
@@ -80,7 +80,7 @@ def truth_effect(
         before, (after,) = system.wild_type[0], system.read([system.time], clamps)
     else:
         span = system.times[-1] - system.times[0]
-        at = system.time + _checked_horizon(regime, horizon, span / 3)
+        at = system.time + _checked_horizon(regime, horizon, span / 3, clamps)
         (before,), (after,) = system.read([at]), system.read([at], clamps, since=system.time)
 
     depth = mdata.uns[SLOT]["depth"]
@@ -167,7 +167,7 @@ def truth_fates(
         at, since = system.end, None
     else:
         since = system.time
-        at = since + _checked_horizon(regime, horizon, system.end[0])
+        at = since + _checked_horizon(regime, horizon, system.end[0], clamps)
     reached = {"wild_type": system.read([at])[0]}
     if clamps:
         reached["perturbed"] = system.read([at], clamps, since)[0]
@@ -202,18 +202,34 @@ def _groups(mdata: MuData, groupby: str | None) -> dict[str, np.ndarray]:
                 f"groupby: no column {groupby!r} in mdata.obs; there are {listed(mdata.obs.columns)}"
             )
         labels = mdata.obs[groupby].dropna()
+        if "all" in labels.astype(str).unique():
+            raise ValueError(
+                f"groupby: {groupby!r} has a group 'all', which is what all cells are called; rename that group"
+            )
         groups |= {str(g): np.flatnonzero(mdata.obs[groupby] == g) for g in sorted(labels.unique())}
     return groups
 
 
-def _checked_horizon(regime: str, horizon: float | None, default: float) -> float:
+def _checked_horizon(
+    regime: str, horizon: float | None, default: float, clamps: Sequence[Intervention]
+) -> float:
     if regime not in _REGIMES:
         raise ValueError(f"regime must be one of {listed(_REGIMES)}, got {regime!r}")
     if regime == "chronic":
         raise ValueError("horizon belongs to regime='acute'")
+    if horizon is None and not default > 0:
+        raise ValueError(
+            "horizon: there is one time point, and no time span to take a third of; give `horizon` in days"
+        )
     days = float(default if horizon is None else horizon)
     if not 0 < days < np.inf:
         raise ValueError(f"horizon must be a positive number of days, got {days:g}")
+    for clamp in clamps:
+        if (clamp.start or 0) > days:
+            raise ValueError(
+                f"perturbation: {clamp.gene} from day {clamp.start:g} after sampling on, but cells are read on day {days:g}; "
+                "give an earlier start or a longer `horizon`"
+            )
     return days
 
 

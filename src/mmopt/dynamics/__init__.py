@@ -5,7 +5,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "chains": ["descendants", "sample_ancestors", "sample_chains"],
+        "chains": ["descendants", "offspring", "sample_ancestors", "sample_chains"],
         "couplings": ["couple", "drifts_apart"],
         "distances": ["maximum_mean_discrepancy", "wasserstein"],
         "fates": ["FateMap"],

@@ -48,6 +48,33 @@ def descendants(
     return [s[0] for s in steps] if np.ndim(mass) == 1 else steps
 
 
+def offspring(
+    couplings: Sequence[sparse.csr_matrix], first: int, weights: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Mass at the last time point that descends from one unit of mass on each cell of time point ``first``.
+
+    Parameters
+    ----------
+    couplings, first, weights
+        As in :func:`descendants`.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n_first,)``, relative to each other.
+
+    Examples
+    --------
+    >>> plan = sparse.csr_matrix([[0.75, 0.0], [0.0, 0.25]])
+    >>> offspring([plan], 0, [np.array([0.5, 0.5])]).tolist()
+    [1.5, 0.5]
+    """
+    now = np.ones(couplings[-1].shape[1])
+    for t in range(len(couplings) - 1, first - 1, -1):
+        now = _scale(couplings[t], weights, t) * (couplings[t] @ now)
+    return now
+
+
 def sample_chains(
     couplings: Sequence[sparse.csr_matrix],
     mass: np.ndarray,

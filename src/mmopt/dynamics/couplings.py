@@ -41,7 +41,8 @@ def couple(
     epsilon, relaxation
         Entropic regularisation and price of leaving the growth, in units of the mean squared distance.
     batch
-        Beyond four times as many cells both points are split into random batches of this size, coupled one by one.
+        Beyond four times as many cells the points are split into random batches of about this size, coupled one by one. A
+        point that is much smaller than the other is kept whole, or in parts of at least this size.
     seed
         Of the split.
 
@@ -64,21 +65,41 @@ def couple(
     a = np.ones(len(x)) if growth is None else np.asarray(growth, dtype=float)
     b = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=float)
     a, b = a / a.sum(), b / b.sum()
-    n = max((a > 0).sum(), (b > 0).sum())
-    n_batches = 1 if n <= _WHOLE * batch else -(-n // batch)
+    n_sources, n_targets = _parts(int((a > 0).sum()), int((b > 0).sum()), batch)
     rng = np.random.default_rng(seed)
     # cells without mass (left out by a bootstrap) take no part
-    sources = np.array_split(rng.permutation(np.flatnonzero(a)), n_batches)
-    targets = np.array_split(rng.permutation(np.flatnonzero(b)), n_batches)
+    sources = np.array_split(rng.permutation(np.flatnonzero(a)), n_sources)
+    targets = np.array_split(rng.permutation(np.flatnonzero(b)), n_targets)
+    mass = np.array([a[i].sum() for i in sources])
     rows, columns, values = [], [], []
-    for i, j in zip(sources, targets, strict=True):
+    for k in range(max(n_sources, n_targets)):
+        i, j = sources[k % n_sources], targets[k % n_targets]
         plan = _plan(x[i], y[j], a[i] / a[i].sum(), b[j] / b[j].sum(), epsilon, relaxation)
         coo = _thinned(plan, b[j] / b[j].sum()).tocoo()
         rows.append(i[coo.row])
         columns.append(j[coo.col])
-        values.append(coo.data * b[j].sum())
+        # later cells that several batches lead to are shared out between these
+        share = mass[k] / mass[k % n_targets :: n_targets].sum() if n_sources > n_targets else 1.0
+        values.append(coo.data * b[j].sum() * share)
     together = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
     return sparse.csr_matrix(together, shape=(len(x), len(y)))
+
+
+def _parts(n: int, m: int, batch: int) -> tuple[int, int]:
+    """Into how many parts each side is split; the smaller side's parts meet equally many of the larger's each.
+
+    A batch reaches its later cells exactly, so that with a handful of them mass would be forced to wherever these few
+    happen to lie: a side that is much smaller is not split as often.
+    """
+    large, small = max(n, m), min(n, m)
+    if large <= _WHOLE * batch:
+        return 1, 1
+    many = -(-large // batch)
+    if 2 * small >= many * batch:
+        return many, many
+    few = max(small // batch, 1)
+    many = few * (large // (few * batch))
+    return (many, few) if n > m else (few, many)
 
 
 def _plan(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mmopt import _keys
 from mmopt._random import derived
-from mmopt.dynamics import FateMap, descendants, sample_chains
+from mmopt.dynamics import FateMap, descendants, offspring, sample_chains
 from mmopt.grn.propagation import Cells
 from mmopt.tl._counterfactual import Held, Lines, Reader, features_of, hold, interpolated, regulators_along
 from mmopt.tl._course import Course
@@ -174,12 +174,17 @@ def run_flows(
     names: list[str],
     n_cells: int,
     stochastic: bool,
+    grows: bool,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Paths of the velocity, the labels where they end (last entry: outside of the data), and the share outside by time."""
     last = course.rows(len(course.times) - 1)
     rng = np.random.default_rng([seed, 32])
-    cells = rng.choice(course.rows(begin.point), n_cells, p=begin.mass / begin.mass.sum())
+    mass = begin.mass
+    if grows:
+        # a velocity makes no cells: those with many descendants have to start as often
+        mass = mass * np.mean([offspring(m.couplings, begin.point, m.weights) for m in members], axis=0)
+    cells = rng.choice(course.rows(begin.point), n_cells, p=mass / mass.sum())
     known = np.flatnonzero(course.point >= 0)
     known = rng.permutation(known)[:_REFERENCE]
     everywhere = FateMap(course.states[known], np.zeros(len(known), dtype=int))

@@ -55,10 +55,11 @@ def interpolated(level: np.ndarray, times: np.ndarray, grid: np.ndarray) -> Line
 def hold(planned: Sequence[Planned], stage: Stage, lines: Lines) -> Held:
     """Clamps and shifts of a schedule along the lines."""
     scene = stage.scene
+    begin, end = float(lines.grid[0]), float(lines.grid[-1])
     clamps: list[dict[int, np.ndarray | float]] = []
     shifts: list[dict[int, np.ndarray]] = []
     for i, time in enumerate(lines.grid):
-        now = [p.what for p in planned if p.active(float(time), float(lines.grid[-1]))]
+        now = [p.what for p in planned if p.active(float(time), begin, end)]
         if not now:
             clamps.append({})
             shifts.append({})

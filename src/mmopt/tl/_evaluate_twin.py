@@ -26,6 +26,7 @@ TWIN, LINEAR, PREVIOUS, NEXT, FLOOR = (
     "next_time",
     "split_half_floor",
 )
+_TRUTH = "truth"
 _MOST, _GENES, _POOL = 300, 200, 15
 
 
@@ -71,7 +72,8 @@ def evaluate_twin(
     layer
         Layer with the raw RNA counts.
     genes
-        Score on genes too: pools of 15 cells, log1p counts per 10,000 of the 200 genes that vary most between time points.
+        Score on genes too: pools of 15 cells, from equally many on every side, log1p counts per 10,000 of the 200 genes that vary
+        most between time points.
     n_members
         Fits per time point.
     progress_bar
@@ -87,8 +89,8 @@ def evaluate_twin(
         One row per held-out time, ``space`` (``embedding``, ``genes``) and ``prediction``: ``twin`` (mean over the members, with
         ``w1_sd`` over them), ``linear_interpolation`` (of the cells coupled across the gap), ``previous_time`` and ``next_time``
         (those cells as they are), ``split_half_floor`` (the other half of the held-out cells: no prediction can be expected
-        below). ``w1``, ``w2``, ``mmd`` (squared, unbiased), ``energy``, ``n_cells`` (compared with as many). Also in
-        ``mdata.uns["twin_evaluation"]``.
+        below). With ``growth_key`` the first two start from as many cells of each kind as grow until then. ``w1``, ``w2``,
+        ``mmd`` (squared, unbiased), ``energy``, ``n_cells`` (compared with as many). Also in ``mdata.uns["twin_evaluation"]``.
 
         With ``lineage_key`` also one row per time before the last and ``prediction`` in the space ``fate``: ``twin`` (the
         descendants in the couplings, as :func:`mmopt.tl.simulate` gives them), ``flow`` (where the velocity ends),
@@ -201,16 +203,25 @@ def _one(
     truth, other = held[:n], held[n : 2 * n]
     before, after = (rng.choice(course.rows(t + d), n, replace=False) for d in (-1, 1))
     share = (course.times[t] - course.times[t - 1]) / (course.times[t + 1] - course.times[t - 1])
+    # as many of each kind as there are at the held-out time: a velocity makes no cells, and couplings across the gap count what
+    # grows in all of it
+    starts, grown = before, course.offspring(t - 1)
+    if course.growth is not None:
+        here = course.rows(t - 1)
+        starts = np.random.default_rng(derived(seed, 3)).choice(here, n, p=grown / grown.sum())
+    by_then = grown / left.offspring(t - 1)
+    fixed = {PREVIOUS: before, NEXT: after, FLOOR: other}
+    candidates = {} if profile is None else _candidates(profile, course, t, held, fixed, derived(seed, 4))
     predicted: dict[str, list[np.ndarray]] = {TWIN: [], LINEAR: []}
     for m in range(n_members):
         member = _fitted(left, creator, n_steps, seed, m)
-        path = member.flow.run(course.states[before], np.array([course.times[t - 1], course.times[t]]))
+        path = member.flow.run(course.states[starts], np.array([course.times[t - 1], course.times[t]]))
         predicted[TWIN].append(path[-1])
         pairs = member.couplings[t - 1].tocoo()
-        drawn = rng.choice(len(pairs.data), n, p=pairs.data / pairs.data.sum())
+        mass = pairs.data * by_then[pairs.row]
+        drawn = rng.choice(len(mass), n, p=mass / mass.sum())
         x0, x1 = left.at(t - 1)[pairs.row[drawn]], left.at(t)[pairs.col[drawn]]
         predicted[LINEAR].append((1 - share) * x0 + share * x1)
-    fixed = {PREVIOUS: before, NEXT: after, FLOOR: other}
     spaces = {
         "embedding": (
             course.states[truth],
@@ -218,15 +229,17 @@ def _one(
         )
     }
     if profile is not None:
-        # every side is a mean of 15 cells: of the training cells around a predicted state, of its own time around a cell
-        training = np.flatnonzero(left.point >= 0)
-        pools = {k: [_pooled(profile, course.states, training, x) for x in v] for k, v in predicted.items()}
-        pools |= {
-            k: [_pooled(profile, course.states, course.rows(t + d), course.states[fixed[k]])]
-            for k, d in ((PREVIOUS, -1), (NEXT, 1))
-        }
-        pools[FLOOR] = [_pooled(profile, course.states, held[n:], course.states[other])]
-        spaces["genes"] = _pooled(profile, course.states, held[: max(n, _POOL)], course.states[truth]), pools
+
+        def pooled(among: np.ndarray, query: np.ndarray) -> np.ndarray:
+            k = min(_POOL, len(among))
+            index = NearestNeighbors(n_neighbors=k).fit(course.states[among])
+            return profile[among][index.kneighbors(query, return_distance=False)].mean(1)
+
+        every = predicted | {k: [course.states[v]] for k, v in fixed.items()}
+        spaces["genes"] = (
+            pooled(candidates[_TRUTH], course.states[truth]),
+            {k: [pooled(candidates[k], x) for x in v] for k, v in every.items()},
+        )
     rows = []
     for space, (target, samples) in spaces.items():
         scale = float(np.median(np.linalg.norm(target - target[rng.permutation(n)], axis=1)))
@@ -286,8 +299,25 @@ def _profiles(mdata: MuData, course: Course, layer: str | None) -> np.ndarray:
     return out
 
 
-def _pooled(profile: np.ndarray, states: np.ndarray, among: np.ndarray, query: np.ndarray) -> np.ndarray:
-    among = among[np.isfinite(profile[among]).all(1)]
-    k = min(_POOL, len(among))
-    near = NearestNeighbors(n_neighbors=k).fit(states[among]).kneighbors(query, return_distance=False)
-    return profile[among][near].mean(1)
+def _candidates(
+    profile: np.ndarray, course: Course, t: int, held: np.ndarray, fixed: dict[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    """Cells with RNA of which each side's pools are made: of its own time, or around a predicted state of the times beside it.
+
+    Equally many for every side, since the nearest of many are alike and the nearest of few are not.
+    """
+    rng, n = np.random.default_rng(seed), len(fixed[FLOOR])
+    beside = rng.permutation(np.flatnonzero(np.abs(course.point - t) == 1))
+    sides = {_TRUTH: held[: max(n, _POOL)], FLOOR: held[n:], TWIN: beside, LINEAR: beside}
+    for name, d in ((PREVIOUS, -1), (NEXT, 1)):
+        # first those that are asked about, as the held-out cells are among their own candidates too
+        rest = rng.permutation(np.setdiff1d(course.rows(t + d), fixed[name]))
+        sides[name] = np.concatenate([fixed[name], rest])
+    measured = {k: v[np.isfinite(profile[v]).all(1)] for k, v in sides.items()}
+    n_each = min(len(v) for v in measured.values())
+    if not n_each:
+        raise ValueError(
+            f"genes=True: no cell at {course.times[t]:g}, or at a time beside it, has RNA; leave genes out with `genes=False`, or "
+            "name other times in `hold_out`"
+        )
+    return {k: v[:n_each] for k, v in measured.items()}

@@ -35,7 +35,8 @@ def tables(
             draws = np.stack(arms.changes)
             for i in range(len(grid)):
                 change[i], factor = shrink(draws[:, i])
-            touched = np.abs(draws).max(axis=(0, 1)) > 1e-6
+            # by time: nothing is unknown of a change before there is one
+            touched = np.abs(draws).max(axis=0) > 1e-6
             # what was taken back is not excluded either
             sd = np.sqrt(
                 (ENSEMBLE * draws.std(0, ddof=1)) ** 2

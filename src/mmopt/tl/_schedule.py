@@ -9,6 +9,9 @@ from mudata import MuData
 from mmopt.tl._features import Features
 from mmopt.tl._interventions import MODES, Intervention, parse
 
+# times of the grid are rounded to as many decimals, and those closer than this share of the span are one
+_DECIMALS, _SAME = 9, 1e-6
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -18,9 +21,12 @@ class Planned:
     start: float
     stop: float
 
-    def active(self, time: float, end: float) -> bool:
-        """Whether it holds at ``time``; what lasts to the end of the simulation holds there too."""
-        return self.start <= time < self.stop or (time >= end and self.stop >= end and self.start <= time)
+    def active(self, time: float, begin: float, end: float) -> bool:
+        """Whether it holds at a ``time`` of the grid; what lasts to the end of the simulation holds there too."""
+        # thirds and float32 are not on the grid to the last digit
+        near = _near(begin, end)
+        before_stop = time < self.stop - near or (time >= end - near and self.stop >= end - near)
+        return self.start <= time + near and before_stop
 
 
 def parse_schedule(
@@ -39,6 +45,7 @@ def parse_schedule(
     ):
         interventions = [interventions]
     planned: list[Planned] = []
+    near = _near(begin, end)
     for entry in interventions or ():
         parts = (
             (entry,) if isinstance(entry, str) else tuple(entry) if isinstance(entry, tuple | list) else ()
@@ -50,17 +57,17 @@ def parse_schedule(
             )
         name, mode = parts[0], parts[1] if len(parts) > 1 else "knockout"
         start, stop = (float(parts[2]), float(parts[3])) if len(parts) == 4 else (begin, end)
-        if not start < stop:
+        if not stop - start > 2 * near:
             raise ValueError(
                 f"interventions: {name!r}: start must be before stop, got {start:g} and {stop:g}"
             )
-        if not (np.isfinite([start, stop]).all() and start < end and stop > begin):
+        if not (np.isfinite([start, stop]).all() and start < end - near and stop > begin + near):
             raise ValueError(
                 f"interventions: {name!r} from {start:g} to {stop:g} lies outside of the simulation, {begin:g} to {end:g}"
             )
         what = parse([(name, mode)], mode, None, features, mdata)[0]
         for other in planned:
-            if other.what.column == what.column and start < other.stop and other.start < stop:
+            if other.what.column == what.column and start < other.stop - near and other.start < stop - near:
                 raise ValueError(f"interventions: {name!r} is held twice at the same time")
         planned.append(Planned(what, max(start, begin), min(stop, end)))
     return planned
@@ -71,6 +78,11 @@ def schedule_grid(
 ) -> np.ndarray:
     """Return the times at which a simulation is read: evenly spaced, and where anything is measured or switched."""
     wanted = [*np.linspace(begin, end, n), *times, *(p.start for p in planned), *(p.stop for p in planned)]
-    inside = np.unique(np.round([t for t in wanted if begin <= t <= end], 9))
-    apart = np.diff(inside, prepend=-np.inf) > 1e-6 * max(end - begin, 1e-9)
+    inside = np.unique(np.round([t for t in wanted if begin <= t <= end], _DECIMALS))
+    apart = np.diff(inside, prepend=-np.inf) > _SAME * max(end - begin, 1e-9)
     return inside[apart]
+
+
+def _near(begin: float, end: float) -> float:
+    """Return how far a switch may lie from the time of the grid that stands for it."""
+    return max(2 * _SAME * (end - begin), 10.0**-_DECIMALS)

@@ -144,7 +144,7 @@ def simulate(
     if copy:
         mdata = own_copy(mdata)
     course, members = restore(mdata, twin)
-    time_key = mdata.uns[twin]["params"]["time_key"]
+    time_key, grows = mdata.uns[twin]["params"]["time_key"], bool(mdata.uns[twin]["params"]["growth_key"])
     begin = find_start(mdata, course, start, time_key)
     labels = obs_column(mdata, terminal_key) if terminal_key is not None else None
     stage = _stage(mdata, regulons, bool(interventions), mdata.uns[twin]["params"]["use_rep"], random_state)
@@ -171,7 +171,7 @@ def simulate(
     for m in progress(range(len(members)), "simulate", len(members), progress_bar):
         run_member(arms, ask, members, m, derived(random_state, 31, m))
     flow_paths, flow_share, flow_out = run_flows(
-        course, members, begin, grid, labels, names, n_cells, stochastic, random_state
+        course, members, begin, grid, labels, names, n_cells, stochastic, grows, random_state
     )
     found = tables(arms, stage, grid, names, flow_share, shown, len({p.what.name for p in planned}))
     ood = [pd.DataFrame({"time": grid, "arm": "wild_type", "share": flow_out})]

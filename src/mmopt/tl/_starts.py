@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,8 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
         What cannot be read, times that were not measured, no or hardly any cells, states outside of the data.
     """
     given = dict(start) if isinstance(start, Mapping) else {}
-    time = given.pop(time_key, given.pop("time", None))
+    # with a time key of its own a column called "time" is a group like any other
+    time = given.pop(time_key) if time_key in given else given.pop("time", None)
     states = given.pop("states", None)
     member = np.ones(mdata.n_obs, dtype=bool)
     if not isinstance(start, Mapping):
@@ -45,11 +47,16 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
             f'start: nothing is said; give a time such as {{"{time_key}": {course.times[0]:g}}}, or a group'
         )
     for key, value in given.items():
-        column = obs_column(mdata, key).astype(str)
-        wanted = [str(v) for v in (value if isinstance(value, list | tuple | np.ndarray) else [value])]
-        if unknown := set(wanted) - set(column):
-            raise KeyError(f"start: no {listed(unknown)} in {key!r}; there are {listed(column.unique(), 20)}")
-        member &= column.isin(wanted).to_numpy()
+        column = obs_column(mdata, key)
+        # a missing label is no group
+        column = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+        there = set(column.dropna())
+        wanted = [_spellings(v) for v in (value if isinstance(value, list | tuple | np.ndarray) else [value])]
+        if unknown := [w[0] for w in wanted if there.isdisjoint(w)]:
+            raise KeyError(
+                f"start: no {listed(unknown)} in {key!r}; there are {listed(column.dropna().unique(), 20)}"
+            )
+        member &= column.isin([text for w in wanted for text in w]).to_numpy()
     sizes = np.array([(member & (course.point == t)).sum() for t in range(len(course.times))])
     if time is not None:
         t = _point(course, time)
@@ -83,17 +90,27 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
     return Start(t, mass, bool(mass.all()), named, remarks)
 
 
+def _spellings(value: object) -> list[str]:
+    """Texts of a label; a whole number is one whether its column is of integers or, with values missing, of floats."""
+    if isinstance(value, Real) and not isinstance(value, bool | np.bool_) and float(value).is_integer():
+        return [str(value), str(int(float(value))), str(float(value))]
+    return [str(value)]
+
+
 def _point(course: Course, time: object) -> int:
-    near = int(np.argmin(np.abs(course.times - float(time))))
-    if abs(course.times[near] - float(time)) > 1e-6 * max(np.ptp(course.times), 1e-9):
+    points = ", ".join(f"{t:g}" for t in course.times)
+    try:
+        value = float(time)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not np.isfinite(value):
+        raise ValueError(f"start: one of the time points {points} is needed, not {time!r:.60}")
+    near = int(np.argmin(np.abs(course.times - value)))
+    if abs(course.times[near] - value) > 1e-6 * max(np.ptp(course.times), 1e-9):
         where = (
-            "outside of the course"
-            if not course.times[0] <= float(time) <= course.times[-1]
-            else "not measured"
+            "outside of the course" if not course.times[0] <= value <= course.times[-1] else "not measured"
         )
-        raise ValueError(
-            f"start: {float(time):g} is {where}; the time points are {', '.join(f'{t:g}' for t in course.times)}"
-        )
+        raise ValueError(f"start: {value:g} is {where}; the time points are {points}")
     return near
 
 

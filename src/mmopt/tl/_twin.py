@@ -15,6 +15,7 @@ from mmopt._progress import progress
 from mmopt._random import derived
 from mmopt.dynamics import couple, drifts_apart, fit_flow
 from mmopt.tl._course import Course, read_course
+from mmopt.tl._members import identity
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
@@ -86,8 +87,9 @@ def twin(
     -------
     Nothing, or the copy. Sets ``mdata.uns["twin"]``: ``times``, ``point`` (number of each cell's time point, -1: none),
     ``members`` (``weights`` and ``couplings`` and the arrays of the ``flow`` of each), ``apart`` (p value for each two
-    consecutive points being one population), ``params``, ``warnings``, ``versions``. It survives writing and reading, and
-    :func:`mmopt.tl.simulate` needs nothing else.
+    consecutive points being one population), ``identity`` (by which other cells, another order of them or another embedding
+    are noticed), ``params``, ``warnings``, ``versions``. It survives writing and reading, and :func:`mmopt.tl.simulate` needs
+    nothing else.
 
     Raises
     ------
@@ -166,6 +168,7 @@ def twin(
         "point": course.point.astype(np.int32),
         "members": members,
         "apart": apart,
+        "identity": identity(mdata, course.states),
         "params": {
             "time_key": time_key,
             "use_rep": use_rep or _keys.EMBEDDING,
