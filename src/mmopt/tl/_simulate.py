@@ -144,10 +144,12 @@ def simulate(
     if copy:
         mdata = own_copy(mdata)
     course, members = restore(mdata, twin)
-    time_key, grows = mdata.uns[twin]["params"]["time_key"], bool(mdata.uns[twin]["params"]["growth_key"])
+    fitted = mdata.uns[twin]["params"]
+    # couplings that were given may count growth as well
+    time_key, grows = fitted["time_key"], bool(fitted["growth_key"]) or fitted["couplings"] == "given"
     begin = find_start(mdata, course, start, time_key)
     labels = obs_column(mdata, terminal_key) if terminal_key is not None else None
-    stage = _stage(mdata, regulons, bool(interventions), mdata.uns[twin]["params"]["use_rep"], random_state)
+    stage = _stage(mdata, regulons, bool(interventions), fitted["use_rep"], random_state)
     t0, end = float(course.times[begin.point]), float(course.times[-1])
     planned = parse_schedule(interventions, stage.features, mdata, t0, end)
     remarks = list(begin.remarks)
@@ -195,7 +197,7 @@ def simulate(
             "terminal_key": terminal_key or "",
             "time_key": time_key,
             "units": course.units,
-            "use_rep": mdata.uns[twin]["params"]["use_rep"],
+            "use_rep": fitted["use_rep"],
             "stochastic": stochastic,
             "n_cells": n_cells,
             "n_members": len(members),
