@@ -53,6 +53,23 @@ def test_dynamics_of_features(twinned):
         mm.pl.dynamics(twinned, "GATA1")
 
 
+def test_paths_are_those_of_the_twin_that_is_drawn(twinned):
+    mdata = twinned.copy()
+    mdata.obsm["X_short"] = mdata.obsm["X_pca"][:, :3]
+    twin = mdata.uns["twin"]
+    mdata.uns["second"] = {**twin, "params": {**twin["params"], "use_rep": "X_short"}}
+    n_lines = [len(mm.pl.quasi_potential(mdata, key=key, show=False).lines) for key in ("twin", "second")]
+    assert n_lines == [12, 0]
+    plt.close("all")
+    with pytest.raises(
+        ValueError, match="simulation='simulate' is of the twin 'twin'; draw it with `key='twin'`"
+    ):
+        mm.pl.quasi_potential(mdata, key="second", simulation="simulate")
+    with pytest.raises(KeyError, match="no 'other'"):
+        mm.pl.quasi_potential(mdata, simulation="other")
+    assert not plt.get_fignums()
+
+
 def test_valleys_of_the_landscape_lie_where_the_cells_are(twinned):
     from mmopt.pl._plane import Plane, times_of
     from mmopt.pl._quasi_potential import _surface
