@@ -1,5 +1,6 @@
 """Seeds that do not leak: what a call draws depends on its ``random_state`` alone and nothing else is disturbed."""
 
+import operator
 import random
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and (where loaded) torch's global generators inside the block, restore them after it."""
+    seed = operator.index(seed)  # Python's generator refuses the integers of NumPy
     python, numpy = random.getstate(), np.random.get_state()
     torch = sys.modules.get("torch")
     devices = (

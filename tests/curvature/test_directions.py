@@ -27,6 +27,12 @@ def test_filter_norms_equal_those_of_every_row(seed):
     assert not direction["encoder.bias"].any() and not direction["theta"].any()
 
 
+def test_an_integer_of_numpy_is_a_seed_like_another():
+    params = network()
+    direction, same = (random_direction(params, random_state=seed) for seed in (1, np.int64(1)))
+    assert all(torch.equal(direction[name], same[name]) for name in params)
+
+
 def test_vectors_can_be_matched_as_a_whole():
     params = network()
     direction = random_direction(params, vectors="match")

@@ -22,6 +22,11 @@ def test_repeats_bit_for_bit(fitted, frozen):
     assert first["loss"] != other[1](other[0])["loss"].item()
 
 
+def test_an_integer_of_numpy_is_a_seed_like_another(fitted):
+    first, same = (frozen_loss(fitted, indices=np.arange(30), random_state=seed) for seed in (1, np.int64(1)))
+    assert first[1](first[0])["loss"].item() == same[1](same[0])["loss"].item()
+
+
 def test_parts_sum_to_the_loss(frozen):
     parameters, loss = frozen
     found = loss(parameters)

@@ -121,6 +121,22 @@ class TestPredictive:
         np.testing.assert_allclose(a.mean.mean(0), b.mean.mean(0), rtol=0.1)
 
 
+@pytest.mark.parametrize(
+    ("call", "settings"),
+    [
+        ("get_normalized", {"n_samples": 2, "return_samples": True}),
+        ("get_predictive_interval", {"n_samples": 9}),
+        ("posterior_predictive_sample", {"indices": range(10)}),
+    ],
+)
+def test_an_integer_of_numpy_is_a_seed_like_another(fitted, call, settings):
+    first, same = (
+        getattr(fitted, call)(modality="prot", random_state=seed, **settings) for seed in (1, np.int64(1))
+    )
+    for a, b in zip(*(v.values() if isinstance(v, dict) else v for v in (first, same)), strict=True):
+        np.testing.assert_array_equal(*(v if isinstance(v, np.ndarray) else v.todense() for v in (a, b)))
+
+
 class TestPosteriorPredictive:
     def test_measured_cells_in_the_order_of_each_modality(self, fitted):
         drawn = fitted.posterior_predictive_sample(n_samples=30)

@@ -114,6 +114,18 @@ def test_saved_and_resumed_it_goes_on_bit_for_bit(when, dtype, form):
     assert results[1].dtype == torch.promote_types(dtype, torch.float32)  # no half-precision average
 
 
+@pytest.mark.parametrize("theirs", [torch.bfloat16, torch.float32])
+def test_a_state_of_lower_precision_gives_an_average_in_that_of_the_parameters(theirs):
+    optimizer, other = ASGDAdam([parameter(dtype=theirs)]), ASGDAdam([parameter()])
+    go(optimizer, 20)
+    other.load_state_dict(optimizer.state_dict())
+    (p,) = other.param_groups[0]["params"]
+    average = other.state[p]["average"]
+    assert average.dtype == torch.float64
+    go(other, 10, seed=1)
+    assert not torch.equal(average, average.float().double())
+
+
 def test_copies_keep_their_own():
     optimizer = ASGDAdam([parameter()])
     go(optimizer, 20)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmopt.optim import ASGDAdam, ASGDAMSGrad
+from mmopt.optim import ASGDAdam, ASGDAMSGrad, Padam
 
 
 def trained(build, steps=27, dtype=torch.float32, **kwargs):
@@ -90,6 +90,22 @@ def test_a_checkpoint_of_torchs_adam_gives_moments_and_steps(build, implementati
     go_on(ours, 5, torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_checkpoint_of_torchs_adam_begins_a_new_average_in_a_used_optimizer(capturable):
+    theirs, _ = trained(torch.optim.Adam)
+    ours, _ = trained(ASGDAdam, capturable=capturable)
+    ours.eval()
+    ours.load_state_dict(theirs.state_dict())
+    group = ours.param_groups[0]
+    assert (int(group["n_averaged"]), group["evaluating"]) == (0, False)
+    ours.train()
+    go_on(ours, 3, torch.Generator().manual_seed(1))  # the 30th step enters, alone
+    ours.eval()
+    last = [p.detach().clone() for p in group["params"]]
+    ours.train()
+    assert all(torch.equal(p, q) for p, q in zip(group["params"], last, strict=True))
+
+
 def test_torchs_adam_goes_on_from_ours():
     ours, _ = trained(ASGDAdam, switch_rule="none", fused=True, lr=2e-3)
     theirs, _ = trained(torch.optim.Adam, steps=0, fused=True)
@@ -116,6 +132,20 @@ def test_numbers_of_numpy_do_not_end_up_in_a_checkpoint():
     rates = np.logspace(-4, -2, 3)
     optimizer, _ = trained(ASGDAdam, lr=rates[1], alpha_max=np.float32(0.5), switch_interval=np.int64(3))
     assert through_a_file(optimizer.state_dict())["param_groups"][0]["lr"] == rates[1]
+
+
+@pytest.mark.parametrize(
+    ("build", "own"),
+    [(ASGDAdam, {"damping": tuple(np.float32([1e-8, 1e-7]))}), (Padam, {"partial": np.float64(0.2)})],
+)
+def test_numbers_of_numpy_in_a_pair_or_in_padam_do_not_either(build, own):
+    betas = tuple(np.array([0.8, 0.99]))
+    optimizer, _ = trained(build, lr=np.float32(1e-3), betas=betas, weight_decay=np.float64(0), **own)
+    (group,) = through_a_file(optimizer.state_dict())["param_groups"]
+    assert (group["lr"], group["betas"]) == (float(np.float32(1e-3)), (0.8, 0.99))
+    added = {"params": [torch.nn.Parameter(torch.zeros(2))], "betas": list(np.array([0.7, 0.9]))}
+    optimizer.add_param_group(added)
+    assert through_a_file(optimizer.state_dict())["param_groups"][1]["betas"] == [0.7, 0.9]
 
 
 def test_named_parameters_keep_their_names():

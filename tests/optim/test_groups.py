@@ -68,6 +68,22 @@ def test_a_step_without_any_gradient_does_not_count():
     assert optimizer.param_groups[0]["t"] == 0
 
 
+def test_a_refused_step_moves_nothing():
+    a, b = parameter(), parameter()
+    optimizer = ASGDAdam([{"params": [a], "averaging": None}, {"params": [b]}])
+    step(optimizer, torch.ones(4), torch.ones(4), times=10)
+    before = a.detach().clone()
+    b.grad = torch.ones(4).to_sparse()
+    with pytest.raises(RuntimeError, match="sparse"):
+        optimizer.step()
+    optimizer.eval()
+    called = []
+    with pytest.raises(RuntimeError, match=r"optimizer.train\(\)"):
+        optimizer.step(lambda: called.append(True))
+    assert torch.equal(a, before) and not called
+    assert [group["t"] for group in optimizer.param_groups] == [10, 10]
+
+
 def test_a_scalar_parameter():
     p = torch.nn.Parameter(torch.ones(()))
     optimizer = ASGDAdam([p], warmup_steps=0)

@@ -94,6 +94,20 @@ def test_a_creator_refuses_at_once():
         creator("adamm")
     with pytest.raises(TypeError, match="does not accept"):
         creator("adam", alpha_min=1e-4)
+    with pytest.raises(ValueError, match="alpha_max"):
+        creator("asgdadam", alpha_min=1.0, alpha_max=0.1)
+    with pytest.raises(ValueError, match="learning rate"):
+        creator("sgd", lr=-1.0)
+
+
+@pytest.mark.parametrize("name", [*available(), *available_rivals()])
+def test_a_creator_knows_no_device_and_leaves_warnings_to_the_optimizer(name, recwarn):
+    for form in ({}, {"fused": True}, {"foreach": True}, {"capturable": True, "foreach": True}, {"lr": 1.0}):
+        try:
+            creator(name, **form)
+        except TypeError as error:  # an argument that it does not have
+            assert "does not accept" in str(error)
+    assert not recwarn
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,10 @@ def test_refusals():
         landscape(with_uns({}))
     with pytest.raises(KeyError, match=r"no loss 'atac'; choose from \['loss', 'rna', 'steep'\]"):
         landscape(plane(), modality="atac")
+    with pytest.raises(
+        ValueError, match=r"modality: an empty list; name one or more of \['loss', 'rna', 'steep'\]"
+    ):
+        landscape(plane(), modality=[], kind="line")
     with pytest.raises(ValueError, match="kind='heatmap' is not known"):
         landscape(plane(), kind="heatmap")
     with pytest.raises(ValueError, match="holds lines, not a plane; plot it with `kind='line'`"):

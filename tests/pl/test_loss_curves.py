@@ -53,6 +53,7 @@ def test_the_curves_are_the_history(modalities, width):
     np.testing.assert_array_equal(axes[-1].lines[0].get_xdata(), slot["steps"]["step"])
     np.testing.assert_array_equal(axes[-1].lines[0].get_ydata(), slot["steps"]["rate"])
     assert axes[-1].get_yscale() == "log"
+    assert axes[-1].get_ylabel() == "Learning rate"  # warm-up included, which the base rate is not
     assert axes[0].figure.get_figwidth() == width
 
 

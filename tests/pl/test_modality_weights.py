@@ -85,6 +85,18 @@ def test_one_modality_says_so(mdata):
     assert not ax.patches
 
 
+def test_names_too_long_for_the_page_are_shortened(mdata):
+    mdata.obs["type"] = "CD16-positive, CD56-dim natural killer cell, human, of peripheral blood"
+    axes = mm.pl.modality_weights(mdata, "type", width=3.5, show=False)
+    axes[0].figure.draw_without_rendering()
+    assert all(ax.get_window_extent().width / ax.figure.dpi > 0.7 for ax in axes)
+    (label,) = axes[0].get_yticklabels()
+    assert label.get_text().startswith("CD16-positive, CD56-dim") and label.get_text().endswith("…")
+    assert label.get_window_extent().x0 >= 0
+    (label,) = mm.pl.modality_weights(mdata, "type", width=7, show=False)[0].get_yticklabels()
+    assert label.get_text() == mdata.obs["type"].iloc[0]
+
+
 @pytest.mark.parametrize("width", [3.5, 7])
 def test_long_names_leave_room_for_the_bars(mdata, width):
     mdata.obs["type"] = "CD8-positive, alpha-beta memory T cell"

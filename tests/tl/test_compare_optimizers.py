@@ -275,6 +275,51 @@ def test_refuses_uneven_grids(toy_source, grid, message):
         mm.tl.compare_optimizers(toy_source, ("adam", "sgd"), lr_grid=grid)
 
 
+def test_names_are_taken_in_any_case_and_nothing_is_done_twice(toy_source):
+    mdata = toy_source[toy_source.obs_names[:150]].copy()
+    runs = mm.tl.compare_optimizers(
+        mdata,
+        ("SGD", "Adam", "adam"),
+        lr_grid={"sgd": (1e-3, 1e-3), "ADAM": (1e-2,)},
+        seeds=np.array([0, 1, 0]),
+        reference="Adam",
+        optimizer_kwargs={"Adam": {"betas": (0.8, 0.99)}},
+        max_epochs=1,
+        accelerator="cpu",
+        progress_bar=False,
+    )
+    found = runs[["optimizer", "lr", "seed"]].to_numpy().tolist()
+    assert found == [["sgd", 1e-3, 0], ["adam", 1e-2, 0], ["sgd", 1e-3, 1], ["adam", 1e-2, 1]]
+    params = mdata.uns["optimizer_comparison"]["params"]
+    assert params["reference"] == "adam"
+    assert "(0.8, 0.99)" in params["optimizers"]["adam"]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"optimizer_kwargs": {"padam": {"partial": 0.1}}},
+            r"arguments for \['padam'\], which are not among",
+        ),
+        ({"optimizer_kwargs": {"Adam": {}, "adam": {}}}, "for one optimizer under two names"),
+        ({"optimizer_kwargs": {"asgdadam": {"alpha_min": 1.0, "alpha_max": 0.1}}}, "alpha_max=0.1"),
+        ({"lr_grid": (1e-3, 0.0)}, "lr=0.0"),
+        ({"train_size": 1.0}, "train_size=1.0"),
+        ({"train_size": 1.3}, "train_size=1.3"),
+        ({"train_size": 0.999}, "train_size=0.999"),
+        ({"train_size": 0.001}, "train_size=0.001"),
+    ],
+)
+def test_what_would_fail_later_is_refused_before_anything_is_trained(
+    toy_source, kwargs, message, monkeypatch
+):
+    monkeypatch.setattr(TriVI, "train", None)
+    mdata = toy_source[toy_source.obs_names[:150]].copy()
+    with pytest.raises(ValueError, match=message):
+        mm.tl.compare_optimizers(mdata, ("adam", "asgdadam"), progress_bar=False, **kwargs)
+
+
 def test_refuses_more_than_one_network(toy_source):
     with pytest.raises(ValueError, match="compared on one network"):
         mm.tl.compare_optimizers(toy_source.copy(), "adam", model_kwargs={"n_networks": 2})

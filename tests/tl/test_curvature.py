@@ -106,7 +106,7 @@ def test_the_work_is_what_was_asked_for(small):
         model,
         **{**SETTINGS, "n_probes": 10, "n_noise": 1, "smallest": False},
         split=False,
-        rho=0.05,
+        rho=np.float32(0.05),
         key_added="cheap",
     )
     cheap = mdata.uns["cheap"]

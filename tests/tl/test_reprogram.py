@@ -217,6 +217,7 @@ def test_the_model_says_where_it_puts_the_cells(fitted):
         features=["GATA1", "SPI1"],
         max_factors=1,
         optimizers=("adam",),
+        random_state=np.int64(0),
         **{**QUICK, "n_evaluations": 3},
     )
     share = mdata.uns["reprogram"]["pareto"]["model_reached"]

@@ -1,5 +1,6 @@
 """Directions in parameter space along which a loss is worth looking at."""
 
+import operator
 from collections.abc import Mapping
 from typing import Literal
 
@@ -56,7 +57,7 @@ def random_direction(
         raise ValueError(f"normalize={normalize!r} is not known; choose 'filter', 'layer' or 'none'")
     if vectors not in ("zero", "match"):
         raise ValueError(f"vectors={vectors!r} is not known; choose 'zero' or 'match'")
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch.Generator().manual_seed(operator.index(random_state))
     direction = {}
     for name, p in detached(params).items():
         # float32 on the CPU whatever the parameters are: their dtype and device must not change the draw

@@ -219,7 +219,7 @@ class Answers:
                 raise ValueError("ask for draws (return_samples) or for an interval, not for both")
             n_samples = DRAWS if n_samples == 1 else n_samples
             batch_size = batch_size or self._cells_per_pass(modality, n_samples)
-        parts, generator = [], torch.Generator().manual_seed(random_state)
+        parts, generator = [], torch.Generator().manual_seed(int(random_state))
         for readouts, blind in self._readouts(
             modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch
         ):

@@ -1,6 +1,7 @@
 """The held-out loss as a plain function of the parameters: fixed cells, fixed noise, no dropout."""
 
 import copy
+import operator
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -53,7 +54,7 @@ def frozen_loss(
     indices = np.flatnonzero(indices) if indices.dtype == bool else indices
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
     device = next(module.parameters()).device
-    generator = torch.Generator().manual_seed(random_state)
+    generator = torch.Generator().manual_seed(operator.index(random_state))
     batches = []
     for tensors in model._batches(mdata, indices, 512):
         moved = torch.utils._pytree.tree_map(lambda t: t.to(device), tensors)

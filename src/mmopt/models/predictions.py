@@ -75,7 +75,7 @@ class Predictions:
         """
         check_level(level, "level")
         batch_size = batch_size or self._cells_per_pass(modality, n_samples)
-        parts, generator = [], torch.Generator().manual_seed(random_state)
+        parts, generator = [], torch.Generator().manual_seed(int(random_state))
         with isolated(random_state):
             for readouts, blind in self._readouts(
                 modality, given, mdata, indices, batch_size, n_samples, "latent", transform_batch
@@ -138,7 +138,7 @@ class Predictions:
         for m, name in names.items():
             cells = mdata.obs_names.get_indexer(mdata.mod[name].obs_names)
             cells = cells[asked[cells]]
-            generator = torch.Generator().manual_seed(random_state)
+            generator = torch.Generator().manual_seed(int(random_state))
             parts = [np.zeros((0, self.summary_stats[f"n_{m}"], n_samples), np.float32)]
             size = batch_size or self._cells_per_pass(m, n_samples)
             with isolated(random_state):

@@ -30,8 +30,9 @@ def agreement(
 
     Up to ``max_votes`` coordinates all vote, counted in whole numbers: neither the order of the tensors nor how the
     coordinates are cut into tensors matters. Beyond that one block of neighbours in ``k`` votes, spread evenly over
-    every tensor, and the choice moves on by a block per turn, so that all are heard equally often. Tensors smaller
-    than ``k`` blocks are then always heard in full, with a weight of 1 instead of ``k``.
+    every tensor, and the choice moves on by a block per turn, so that all are heard about equally often: blocks at both
+    ends of a tensor less so, and what is left over at its end, fewer than a block, never. Tensors smaller than ``k``
+    blocks are then always heard in full, with a weight of 1 instead of ``k``.
 
     Parameters
     ----------

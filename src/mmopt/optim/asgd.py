@@ -1,7 +1,6 @@
 """Adam and AMSGrad whose base rate moves between two bounds, by the agreement of gradient and momentum."""
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from . import controller
 from .agreement import agreement
 from .averaging import KeepsAverage, accumulator
 from .implementation import choose_implementation
-from .options import PUBLISHED, asgd_checks, refuse, warn_of_rate
+from .options import PUBLISHED, asgd_checks, plain, refuse, warn_of_rate
 from .published import published_step
 
 
@@ -159,11 +158,7 @@ class ASGDAdam(KeepsAverage, Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters with a controller of its own, checked like the constructor's arguments."""
-        complete = {
-            # a NumPy number in a checkpoint could not be read back with weights_only=True
-            name: value.item() if isinstance(value, Real) and hasattr(value, "item") else value
-            for name, value in {**self.defaults, **param_group}.items()
-        }
+        complete = plain({**self.defaults, **param_group})
         refuse(type(self).__name__, complete, asgd_checks(complete))
         super().add_param_group(complete)
         group = self.param_groups[-1]
@@ -179,18 +174,22 @@ class ASGDAdam(KeepsAverage, Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; ``closure``, where given, recomputes the loss first, which is returned."""
+        # a step that is refused must not have moved some of the groups: all are looked at before the first update
+        for group in self.param_groups:
+            self._refuse_evaluating(group)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        published: dict[str, list[tuple[dict[str, Any], list[Tensor]]]] = {}
+        moving: list[tuple[dict[str, Any], list[Tensor]]] = []
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            self._refuse_evaluating(group)
             for p in params:
                 self._prepare(p, group)
+            if params:
+                moving.append((group, params))
+        published: dict[str, list[tuple[dict[str, Any], list[Tensor]]]] = {}
+        for group, params in moving:
             group["t"] += 1
             if group["switch_rule"] in PUBLISHED:
                 published.setdefault(group["switch_rule"], []).append((group, params))
@@ -207,9 +206,8 @@ class ASGDAdam(KeepsAverage, Optimizer):
                         self._adam(members, rate, group)
         for rule, members in published.items():
             published_step(rule, members, self.state)
-        for group in self.param_groups:
-            if any(p.grad is not None for p in group["params"]):
-                self._average(group)
+        for group, _ in moving:
+            self._average(group)
         return loss
 
     def alphas(self) -> list[Tensor]:
@@ -240,6 +238,7 @@ class ASGDAdam(KeepsAverage, Optimizer):
                 params, names = group["params"], group.get("param_names")
                 group.clear()
                 group.update(own, params=params, t=max((int(s["step"]) for s in states), default=0))
+                group.update(n_averaged=0, evaluating=False)  # torch's state has no average: it begins anew
                 if names is not None:
                     group["param_names"] = names
             group["amsgrad"] = self._amsgrad

@@ -136,11 +136,15 @@ class KeepsAverage:
                 average.lerp_(p.to(average.dtype), share)
 
     def _load_averages(self, state_dict: dict[str, Any]) -> None:
-        """Take the averages from a state once more: torch has cast them to the precision of the parameters."""
+        """Take the averages from a state once more, in :func:`accumulator`'s precision: torch casts to the parameters'."""
         names = [name for group in state_dict["param_groups"] for name in group["params"]]
         for name, p in zip(names, (p for group in self.param_groups for p in group["params"]), strict=True):
             if "average" in state_dict["state"].get(name, {}):
-                self.state[p]["average"] = state_dict["state"][name]["average"].to(p.device, copy=True)
+                saved, dtype = (
+                    state_dict["state"][name]["average"],
+                    torch.promote_types(p.dtype, torch.float32),
+                )
+                self.state[p]["average"] = saved.to(p.device, dtype, copy=True)
 
 
 def keeps_average(optimizer: torch.optim.Optimizer) -> bool:

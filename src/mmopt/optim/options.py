@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable
 from math import isfinite
+from numbers import Real
 from typing import Any
 
 RULES = ("agreement", "switch", "published", "published_sc", "none")
@@ -11,6 +12,18 @@ SCOPES = ("group", "tensor")
 DOCUMENTATION = "https://mmopt.readthedocs.io/en/latest/optimizers.html"
 
 Check = tuple[str, bool, str]
+
+
+def plain(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the group with Python's numbers for NumPy's, with which a checkpoint is not read by ``weights_only=True``."""
+
+    def number(value: Any) -> Any:
+        return value.item() if isinstance(value, Real) and hasattr(value, "item") else value
+
+    return {
+        name: type(value)(map(number, value)) if isinstance(value, tuple | list) else number(value)
+        for name, value in group.items()
+    }
 
 
 def refuse(optimizer: str, group: dict[str, Any], checks: Iterable[Check]) -> None:

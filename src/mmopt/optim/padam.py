@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .options import adam_checks, rate_check, refuse
+from .options import adam_checks, plain, rate_check, refuse
 
 
 class Padam(Optimizer):
@@ -67,7 +67,7 @@ class Padam(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, checked like the constructor's arguments."""
-        group = {**self.defaults, **param_group}
+        group = plain({**self.defaults, **param_group})
         in_range = isinstance(group["partial"], int | float) and 0 <= group["partial"] <= 0.5
         refuse(
             "Padam",
@@ -78,7 +78,7 @@ class Padam(Optimizer):
                 ("partial", in_range, "a number in [0, 1/2]"),
             ],
         )
-        super().add_param_group(param_group)
+        super().add_param_group(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

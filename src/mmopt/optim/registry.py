@@ -1,6 +1,7 @@
 """Optimizers by name, so that a model or a comparison can be told which to use."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -82,7 +83,7 @@ def creator(name: str, **kwargs: Any) -> Callable[[Any], Optimizer]:
     """Callable that builds the optimizer when it is given the parameters; it can be pickled.
 
     This is what scvi-tools models take as ``optimizer_creator``. Name and arguments are checked here, not when
-    training starts. scvi-tools passes on neither its ``lr`` nor its ``eps`` or ``weight_decay``: give them here.
+    training starts; warnings come when the optimizer is built. scvi-tools passes on neither its ``lr`` nor its ``eps`` or ``weight_decay``: give them here.
     MULTIVI ignores ``plan_kwargs["optimizer"]``: use :func:`mmopt.models.use_optimizer`.
 
     Parameters
@@ -99,13 +100,23 @@ def creator(name: str, **kwargs: Any) -> Callable[[Any], Optimizer]:
     >>> from mmopt.optim import creator
     >>> plan_kwargs = {"optimizer": "Custom", "optimizer_creator": creator("asgdadam", lr=1e-3, eps=0.01)}
     """
-    _resolve(name, kwargs)
+    build, arguments = _resolve(name, kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        build(
+            [{"params": []}], **arguments
+        )  # values are checked, on no device: that of the parameters is not known yet
     return partial(create, name, **kwargs)
+
+
+def canonical(name: str) -> str:
+    """Return the one spelling of a name: in lower case, and no alias."""
+    return _ALIASES.get(str(name).lower(), str(name).lower())
 
 
 def _resolve(name: str, kwargs: dict[str, Any]) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
     """Class and complete arguments for a name and what the user gave."""
-    key = _ALIASES.get(str(name).lower(), str(name).lower())
+    key = canonical(name)
     if key in _BUILDERS:
         build, fixed = _BUILDERS[key]
     elif key in rivals.CLASSES:

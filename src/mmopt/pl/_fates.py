@@ -18,7 +18,7 @@ def fates(
     mdata: MuData,
     *,
     key: str = _keys.SIMULATE,
-    labels: list[str] | None = None,
+    labels: str | list[str] | None = None,
     width: float = 2 * COLUMN,
     show: bool | None = None,
     return_fig: bool = False,
@@ -32,7 +32,7 @@ def fates(
     key
         Slot of the simulation.
     labels
-        Labels to show; default: all that reach 2 %.
+        Label or labels to show; default: all that reach 2 %.
     width
         Of the figure in inches.
     show, return_fig
@@ -46,6 +46,8 @@ def fates(
     ------
     KeyError
         No such result, or no such label.
+    ValueError
+        No label at all.
 
     Notes
     -----
@@ -58,9 +60,12 @@ def fates(
     slot = read(mdata, key, _CALL, ("fate_time", "params"))
     table = slot["fate_time"]
     there = list(dict.fromkeys(table["label"].astype(str)))
+    labels = [labels] if isinstance(labels, str) else labels
     if labels is None:
         highest = table.groupby(table["label"].astype(str))["p"].max()
         labels = [name for name in there if highest[name] >= _LEAST]
+    elif not len(labels):
+        raise ValueError(f"labels: an empty list; name one or more of {listed(there, 20)}")
     elif unknown := [name for name in labels if name not in there]:
         raise KeyError(f"labels: no {listed(unknown)}; there are {listed(there, 20)}")
     lines = {

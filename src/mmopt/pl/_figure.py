@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import fill
 from typing import TypeVar
 
 import matplotlib as mpl
@@ -19,6 +20,7 @@ DIVERGING = "RdBu_r"
 MODALITY_COLORS = {"loss": "#000000", "rna": PALETTE[0], "atac": PALETTE[1], "prot": PALETTE[2], "kl": GREY}
 
 COLUMN = 3.5  # width of a journal column in inches, the width of a plot that is given no axes
+_LETTER = 0.065  # inches that a letter of a legend takes at most, on average of a line
 Drawn = TypeVar("Drawn", Axes, np.ndarray)
 _WITHOUT_WINDOW = {"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"}
 
@@ -79,6 +81,14 @@ def _restyle(ax: Axes) -> None:
     for side, spine in ax.spines.items():
         spine.set_linewidth(rc["axes.linewidth"])
         spine.set_visible(side not in ("top", "right"))
+
+
+def fitting(labels: list[str], room: float) -> tuple[list[str], int]:
+    """Labels and columns of a legend for ``room`` inches: side by side where that fits, else wrapped and one below the other."""
+    if _LETTER * sum(map(len, labels)) + 0.5 * len(labels) <= room:
+        return labels, len(labels)
+    letters = max(int((room - 0.5) / _LETTER), 12)
+    return [fill(label, letters, break_on_hyphens=False) for label in labels], 1
 
 
 def finish(fig: Figure, ax: Drawn, show: bool | None, return_fig: bool) -> Drawn | Figure | None:

@@ -136,7 +136,10 @@ def _parts(slot: Mapping[str, Any], key: str, modality: str | Sequence[str] | No
         if name == "loss" or name.startswith("loss_")
     }
     parts = {}
-    for name in [modality or "loss"] if isinstance(modality, str | None) else modality:
+    names = [modality or "loss"] if isinstance(modality, str | None) else list(modality)
+    if not names:
+        raise ValueError(f"modality: an empty list; name one or more of {sorted(there)}")
+    for name in names:
         if name not in there:
             raise KeyError(f"mdata.uns[{key!r}] has no loss {name!r}; choose from {sorted(there)}")
         parts[name] = np.asarray(there[name], float)

@@ -50,7 +50,7 @@ def loss_curves(
 
     Returns
     -------
-    Axes (a 1-d array): the negative bound, the negative log-likelihood of each modality, the KL divergence, the base
+    Axes (a 1-d array): the negative bound, the negative log-likelihood of each modality, the KL divergence, the
     learning rate. The figure with ``return_fig``, nothing when shown.
 
     Raises
@@ -65,7 +65,8 @@ def loss_curves(
     Training values are means over an epoch in which the parameters still move, with dropout and fresh noise; held-out
     values are taken at the end of the epoch, without dropout, with fixed noise, from averaged parameters. Training curves can therefore lie above held-out ones without anything being wrong. Values of a
     modality are per cell in which it was measured, so that modalities need not add up to the bound. Early epochs that
-    would flatten the rest run out of the axes. Several networks have a line each. The bounds of the rate are drawn where the fit was given them.
+    would flatten the rest run out of the axes. Several networks have a line each. The rate is
+    that of the steps, warm-up included; the bounds of the base rate are drawn where the fit was given them.
 
     Examples
     --------
@@ -160,4 +161,4 @@ def _rate(ax: Axes, steps: pd.DataFrame, params: Mapping[str, Any]) -> None:
     ax.set_ylim(min(shown) / 2.5, max(shown) * 2.5)
     ax.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
     ax.yaxis.set_major_locator(LogLocator(numticks=6))
-    ax.set(title=params["optimizer"], xlabel="Step", ylabel="Base rate")
+    ax.set(title=params["optimizer"], xlabel="Step", ylabel="Learning rate")

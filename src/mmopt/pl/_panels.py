@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mmopt.pl._figure import COLUMN, GREY, PALETTE
+from mmopt.pl._figure import COLUMN, GREY, PALETTE, fitting
 from mmopt.pl._plane import described, shade_windows, time_label
 
 ARMS = {"wild_type": GREY, "perturbed": PALETTE[1]}
@@ -16,8 +16,12 @@ def panels(lines: dict, params, width: float, ylabel: str) -> tuple[Figure, np.n
     """One small panel for each entry of ``lines``: name to arm to ``(time, value, low, high)``."""
     columns = min(4 if width > 1.5 * COLUMN else 2, max(len(lines), 1))
     rows = -(-len(lines) // columns)
+    shown = [arm for arm in ARMS if any(arm in arms for arms in lines.values())]
+    names = {"wild_type": "no intervention", "perturbed": described(params)}
+    labels, side_by_side = fitting([f"{names[arm]}, 90 % interval" for arm in shown], width)
+    height = 1.45 * rows + 0.55 + 0.15 * ("\n".join(labels).count("\n") + 1 if side_by_side == 1 else 1)
     fig, grid = plt.subplots(
-        rows, columns, figsize=(width, 1.45 * rows + 0.7), squeeze=False, sharex=True, layout="constrained"
+        rows, columns, figsize=(width, height), squeeze=False, sharex=True, layout="constrained"
     )
     axes: list[Axes] = list(grid.ravel())
     for ax, (name, arms) in zip(axes, lines.items(), strict=False):
@@ -28,12 +32,10 @@ def panels(lines: dict, params, width: float, ylabel: str) -> tuple[Figure, np.n
         ax.set_title(name)
     for ax in axes[len(lines) :]:
         ax.set_axis_off()
+    for ax in axes[: len(lines)][-columns:]:  # some have nothing below them
+        ax.tick_params(labelbottom=True)
     fig.supxlabel(time_label(params), fontsize=plt.rcParams["axes.labelsize"])
     fig.supylabel(ylabel, fontsize=plt.rcParams["axes.labelsize"])
-    shown = {arm for arms in lines.values() for arm in arms}
-    names = {"wild_type": "no intervention", "perturbed": described(params)}
-    handles = [
-        Line2D([], [], color=c, label=f"{names[a]}, 90 % interval") for a, c in ARMS.items() if a in shown
-    ]
-    fig.legend(handles=handles, loc="outside upper center", ncols=2)
+    handles = [Line2D([], [], color=ARMS[arm], label=label) for arm, label in zip(shown, labels, strict=True)]
+    fig.legend(handles=handles, loc="outside upper center", ncols=side_by_side)
     return fig, np.array(axes[: len(lines)])

@@ -7,6 +7,7 @@ import numpy as np
 from mudata import MuData
 
 from mmopt._checks import listed
+from mmopt.pl._perturbation import _short
 
 
 class Plane:
@@ -58,7 +59,9 @@ def shade_windows(ax: Any, params: Mapping[str, Any]) -> None:
         ax.axvspan(start, stop, color="0.93", linewidth=0, zorder=0)
 
 
-def described(params: Mapping[str, Any]) -> str:
-    """Interventions of a simulation in one line."""
-    names = [f"{n} {m}" for n, m in zip(params["features"], params["modes"], strict=True)]
+def described(params: Mapping[str, Any], most: int = 6) -> str:
+    """Interventions of a simulation in one line, the first ones where there are more than ``most``."""
+    names = [f"{_short(str(n))} {m}" for n, m in zip(params["features"], params["modes"], strict=True)]
+    if len(names) > most:
+        names[most - 1 :] = [f"{len(names) - most + 1} more"]
     return " + ".join(names) if len(names) else "no intervention"

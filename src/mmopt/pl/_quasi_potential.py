@@ -37,7 +37,8 @@ def quasi_potential(
     key
         Slot of the twin.
     simulation
-        Slot of a simulation whose paths are drawn on the surface; default: that of :func:`mmopt.tl.simulate` where there is one.
+        Slot of a simulation whose paths are drawn on the surface; default: that of :func:`mmopt.tl.simulate` where there is one
+        of this twin.
     slope
         Height from the first to the last time point; 0 gives the quasi-potential alone.
     elevation, azimuth
@@ -55,6 +56,8 @@ def quasi_potential(
     ------
     KeyError
         No such result.
+    ValueError
+        A simulation of another twin, or ``n_paths`` or ``slope`` below 0.
 
     Notes
     -----
@@ -77,8 +80,7 @@ def quasi_potential(
     time, times, label = times_of(twin)
     edges, height, when = _surface(plane.cells, time, times, slope)
     centres = [0.5 * (e[1:] + e[:-1]) for e in edges]
-    if simulation is None and _keys.SIMULATE in mdata.uns:
-        simulation = _keys.SIMULATE
+    paths = _paths(mdata, key, simulation)
     with style() as scale:
         fig, ax = plt.subplots(
             figsize=(1.6 * COLUMN, 1.35 * COLUMN), subplot_kw={"projection": "3d", "computed_zorder": False}
@@ -91,11 +93,9 @@ def quasi_potential(
         ax.plot_surface(
             x, y, height, facecolors=relief, rstride=1, cstride=1, linewidth=0, antialiased=False, shade=False
         )
-        if simulation is not None and n_paths:
-            slot = read(mdata, simulation, "mm.tl.simulate(mdata, start=...)", ("paths",))
-            paths = plane(slot["paths"]["wild_type"])[:, :n_paths]
+        if paths is not None and n_paths:
             fine = np.linspace(0, len(paths) - 1, 60)
-            for line in np.swapaxes(paths, 0, 1):
+            for line in np.swapaxes(plane(paths)[:, :n_paths], 0, 1):
                 smooth = np.stack([np.interp(fine, np.arange(len(line)), c) for c in line.T], 1)
                 i, j = (
                     np.clip(np.searchsorted(e, s) - 1, 0, _GRID - 1)
@@ -115,6 +115,19 @@ def quasi_potential(
         mappable = plt.cm.ScalarMappable(plt.Normalize(times[0], times[-1]), SEQUENTIAL)
         fig.colorbar(mappable, ax=ax, label=label, shrink=0.5, pad=0.14)
         return finish(fig, ax, show, return_fig)
+
+
+def _paths(mdata: MuData, key: str, simulation: str | None) -> np.ndarray | None:
+    """Paths of the simulation in the embedding of the twin ``key``; no default ones where they are of another twin."""
+    name = _keys.SIMULATE if simulation is None else simulation
+    if simulation is None and name not in mdata.uns:
+        return None
+    slot = read(mdata, name, "mm.tl.simulate(mdata, start=...)", ("paths", "params"))
+    if (twin := str(slot["params"]["twin"])) == key:
+        return slot["paths"]["wild_type"]
+    if simulation is None:
+        return None
+    raise ValueError(f"simulation={name!r} is of the twin {twin!r}; draw it with `key={twin!r}`")
 
 
 def _surface(

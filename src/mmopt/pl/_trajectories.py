@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt.pl._figure import COLUMN, PALETTE, SEQUENTIAL, finish, style
+from mmopt.pl._figure import COLUMN, PALETTE, SEQUENTIAL, finish, fitting, style
 from mmopt.pl._plane import Plane, described, times_of
 from mmopt.pl._slots import read
 
@@ -63,9 +63,7 @@ def trajectories(
     twin = read(mdata, str(slot["params"]["twin"]), "mm.tl.twin(mdata, time_key=...)", ("times", "point"))
     plane = Plane(mdata, str(slot["params"]["use_rep"]))
     times, _, label = times_of(twin)
-    arms = {"wild_type": ("no intervention", "black")} | (
-        {"perturbed": (described(slot["params"]), PALETTE[1])} if "perturbed" in slot["paths"] else {}
-    )
+    arms = {"wild_type": "black"} | ({"perturbed": PALETTE[1]} if "perturbed" in slot["paths"] else {})
     with style(ax) as scale:
         own = ax is None
         if ax is None:
@@ -80,13 +78,20 @@ def trajectories(
             alpha=0.5,
             rasterized=True,
         )
-        for arm, (_, colour) in arms.items():
+        for arm, colour in arms.items():
             path = plane(slot["paths"][arm])[:, :n_paths]
             for line in np.swapaxes(path, 0, 1):
                 ax.plot(*line.T, color=colour, linewidth=0.7 * scale, alpha=0.55)
             ax.scatter(*path[-1].T, color=colour, s=9 * scale, zorder=3, linewidths=0)
         ax.set(xlabel="Principal axis 1", ylabel="Principal axis 2", xticks=[], yticks=[])
         ax.figure.colorbar(dots, ax=ax, label=label, shrink=0.7).solids.set_alpha(1)
-        handles = [Line2D([], [], color=c, marker="o", label=name) for name, c in arms.values()]
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=2)
+        room = COLUMN if own else ax.bbox.width / ax.figure.dpi / scale
+        # what is above axes that others made is theirs: in narrow ones few interventions are named
+        names = ["no intervention", described(slot["params"], max(2, int(1.5 * room)))][: len(arms)]
+        names, columns = fitting(names, room)
+        handles = [
+            Line2D([], [], color=colour, marker="o", label=name)
+            for colour, name in zip(arms.values(), names, strict=True)
+        ]
+        ax.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns)
         return finish(ax.figure, ax, show if own else bool(show), return_fig)

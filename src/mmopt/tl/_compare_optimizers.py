@@ -1,5 +1,6 @@
 """The same model trained by several optimizers, on equal terms."""
 
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from mmopt._random import derived
 from mmopt.models import NonFiniteLossError, TriVI
 from mmopt.models.clock import Clock
 from mmopt.models.data import held_out_cells, read
+from mmopt.optim.registry import canonical
 from mmopt.tl._held_out import baseline_scores, held_out_scores
 
 DEFAULT = ("adam", "amsgrad", "padam", "sgd", "asgdadam", "asgdamsgrad")
@@ -64,13 +66,13 @@ def compare_optimizers(
         Raw counts, as for :func:`mmopt.tl.integrate`.
     optimizers
         Names known to :func:`mmopt.optim.available`, or to :func:`mmopt.optim.available_rivals` where the package
-        ``pytorch-optimizer`` is installed. Schedule-Free is evaluated at its own average.
+        ``pytorch-optimizer`` is installed; in any case, here and below, and in lower case in the results. Schedule-Free is evaluated at its own average.
     lr_grid
         Learning rates, for all optimizers (Prodigy takes 1000 times these) or a sequence by optimizer, all of one
         length; optimizers that are not named take 1e-4, 1e-3 and 1e-2. The ASGD optimizers take the rate as their
         starting rate.
     seeds
-        Every learning rate is run with each of them.
+        Every learning rate is run once with each of them.
     reference
         Optimizer the others are compared with; the first one if it is not among them.
     eps, weight_decay
@@ -123,7 +125,8 @@ def compare_optimizers(
     Raises
     ------
     KeyError, TypeError, ValueError
-        Unknown optimizers, empty grids or grids of different lengths, more than one network, or data that cannot be used.
+        Unknown optimizers, rates or arguments of ones that are not compared or do not accept them, empty grids or grids
+        of different lengths, no cells to train on or to score, more than one network, or data that cannot be used.
     ImportError
         A rival whose package is not installed.
 
@@ -132,16 +135,17 @@ def compare_optimizers(
     >>> runs = mm.tl.compare_optimizers(mdata, ("adam", "asgdadam"), lr_grid=(1e-3,), seeds=(0, 1))
     >>> mdata.uns["optimizer_comparison"]["summary"]
     """
-    optimizers = [optimizers] if isinstance(optimizers, str) else list(optimizers)
+    optimizers = [optimizers] if isinstance(optimizers, str) else optimizers
+    optimizers = list(dict.fromkeys(map(canonical, optimizers)))
+    seeds = list(dict.fromkeys(map(operator.index, seeds)))  # a run that is done twice cannot be told apart
     if not (optimizers and len(lr_grid) and len(seeds)):
         raise ValueError("optimizers, lr_grid and seeds must each name at least one")
     if (model_kwargs or {}).get("n_networks", 1) != 1:
         raise ValueError("optimizers are compared on one network; leave n_networks out of model_kwargs")
     grids = _grids(optimizers, lr_grid)
+    further = _by_optimizer(optimizer_kwargs or {}, optimizers, "optimizer_kwargs has arguments")
     settings = {
-        name: _settings(
-            name, {"eps": eps, "weight_decay": weight_decay}, (optimizer_kwargs or {}).get(name, {})
-        )
+        name: _settings(name, {"eps": eps, "weight_decay": weight_decay}, further.get(name, {}), grids[name])
         for name in optimizers
     }
     TriVI.setup_mudata(
@@ -164,6 +168,10 @@ def compare_optimizers(
         model = TriVI(mdata, random_state=seed, **(model_kwargs or {}))
         mosaic = read(model.adata_manager)
         held_out = held_out_cells(mosaic.present, train_size, np.random.default_rng(derived(seed)))
+        if not (0 < train_size < 1 and 0 < len(held_out) < mdata.n_obs):
+            raise ValueError(
+                f"train_size={train_size} leaves no cells to train on or to score; take 0.8 or so"
+            )
         if seed not in baselines:
             baselines[seed] = baseline_scores(model, mosaic, held_out, labels, seed)
         kind, arguments = settings[name]
@@ -197,7 +205,7 @@ def compare_optimizers(
         rows.append(row | held_out_scores(model, mosaic, held_out, labels) | baselines[seed])
         curve = history[["elbo_train", "elbo_validation"]].reset_index()
         curves.append(curve.assign(step=clock.steps, seconds=clock.seconds, optimizer=name, lr=lr, seed=seed))
-    reference = reference if reference in optimizers else optimizers[0]
+    reference = canonical(reference) if canonical(reference) in optimizers else optimizers[0]
     evaluations = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
     runs = with_target(pd.DataFrame(rows), evaluations, reference)
     mdata.uns[key_added] = {
@@ -291,35 +299,44 @@ def _grids(
     optimizers: Sequence[str], lr_grid: Sequence[float] | Mapping[str, Sequence[float]]
 ) -> dict[str, list[float]]:
     """Learning rates of each optimizer, equally many."""
-    own = lr_grid if isinstance(lr_grid, Mapping) else {}
-    if unknown := sorted(set(own) - set(optimizers)):
-        raise ValueError(
-            f"lr_grid has rates for {unknown}, which are not among the optimizers {list(optimizers)}"
-        )
-    common = LR_GRID if own else lr_grid
+    own = _by_optimizer(lr_grid, optimizers, "lr_grid has rates") if isinstance(lr_grid, Mapping) else {}
+    common = LR_GRID if isinstance(lr_grid, Mapping) else lr_grid
     grids = {
-        name: list(own.get(name, [LR_SCALE.get(name.lower(), 1) * lr for lr in common]))
+        name: list(dict.fromkeys(own.get(name, [LR_SCALE.get(name, 1) * lr for lr in common])))
         for name in optimizers
     }
     if len({len(grid) for grid in grids.values()}) > 1:
         raise ValueError(
             "every optimizer needs as many learning rates as the others, or those with more runs have the better "
-            f"chance; got { ({name: len(grid) for name, grid in grids.items()}) }"
+            f"chance; got { ({name: len(grid) for name, grid in grids.items()}) } different ones"
         )
     return grids
 
 
-def _settings(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _by_optimizer(given: Mapping[str, Any], optimizers: Sequence[str], what: str) -> dict[str, Any]:
+    """``given``, by the names that the optimizers have here."""
+    named = {canonical(name): value for name, value in given.items()}
+    if len(named) < len(given):
+        raise ValueError(f"{what} for one optimizer under two names; got {list(given)}")
+    if unknown := sorted(set(named) - set(optimizers)):
+        raise ValueError(f"{what} for {unknown}, which are not among the optimizers {list(optimizers)}")
+    return named
+
+
+def _settings(
+    name: str, common: Mapping[str, Any], own: Mapping[str, Any], rates: Sequence[float]
+) -> tuple[str, dict[str, Any]]:
     """Kind of implementation and arguments of an optimizer, refused before anything is trained."""
     arguments = {**common, **own}
+    for lr in rates:
+        optim.creator(name, lr=lr, **arguments)
     for kind in IMPLEMENTATIONS:
         if not set(IMPLEMENTATIONS) & set(own):
             try:
                 optim.creator(name, **arguments, **{kind: True})
-            except TypeError:  # it has no such implementation, or another argument is wrong: see below
+            except TypeError:  # it has no such implementation
                 continue
             return kind, arguments | {kind: True}
-    optim.creator(name, **arguments)
     return next((kind for kind in IMPLEMENTATIONS if own.get(kind)), "own"), arguments
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mudata import MuData
 from torch import Tensor
@@ -111,7 +112,7 @@ def curvature(
     >>> mm.tl.curvature(mdata, model)
     >>> mdata.uns["curvature"]["eigenvalues"]
     """
-    radii = [rho] if isinstance(rho, int | float) else list(rho)
+    radii = np.atleast_1d(rho).tolist()
     if min(k, n_cells, n_noise) < 1 or n_probes < 2 or not radii or min(radii) <= 0:
         raise ValueError(
             "k, n_cells and n_noise must be at least 1, n_probes at least 2 and every rho positive; got "

@@ -62,6 +62,8 @@ def _label_scores(embedding: np.ndarray, held_out: np.ndarray, labels: pd.Series
         return dict.fromkeys(("accuracy", "precision", "recall", "f1"), np.nan)
     known = np.flatnonzero(labels.notna())
     train, test = np.setdiff1d(known, held_out), np.intersect1d(known, held_out)
+    if not (len(train) and len(test)):  # all that have a label may be on one side
+        return _label_scores(embedding, held_out, None)
     y = labels.astype(str).to_numpy()
     return metrics.label_transfer(embedding[train], y[train], embedding[test], y[test])
 

@@ -97,8 +97,8 @@ def integrate(
     ``mdata.obs["mmopt_weight_<modality>"]``
         Share of the modality in the precision of the cell's posterior; 0 where absent, the shares sum to 1.
     ``mdata.uns["mmopt"]``
-        ``params``, ``history`` (per epoch; training and held-out, per modality), ``steps`` (loss and base learning
-        rate per step) and ``versions``. Of several networks one below the other, with a column ``network``.
+        ``params``, ``history`` (per epoch; training and held-out, per modality), ``steps`` (loss and learning
+        rate per step, warm-up included) and ``versions``. Of several networks one below the other, with a column ``network``.
 
     Raises
     ------

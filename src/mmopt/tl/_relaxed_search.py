@@ -1,5 +1,6 @@
 """The gradient search of a reprogramming with several optimizers side by side: same starts, same budget."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +71,7 @@ def compare_relaxed(
     if unknown := [name for name in optimizers if name not in known]:
         raise ValueError(f"optimizers: no {listed(unknown)}; there are {listed(sorted(known), 20)}")
     objective = RelaxedJourney(task, ways, penalty=penalty, identity=identity, cells=cells)
-    begin = starts(n_starts, len(task.raised), seed)
+    begin = starts(n_starts, len(task.raised), operator.index(seed))
     best, frames = [], []
     for name in optimizers:
         runs = {}
