@@ -105,6 +105,14 @@ def test_baselines_see_the_other_perturbations_only():
         np.testing.assert_allclose(values[4], made[name][4], err_msg=name)
 
 
+def test_baselines_of_fewer_features_than_components():
+    rng = np.random.default_rng(0)
+    genes = [f"G{i}" for i in range(12)]
+    truth = rng.standard_normal((12, 4))
+    made = perturbation_baselines(truth, [[g] for g in genes], genes, rng.standard_normal((12, 2)))
+    assert np.isfinite(made["ridge_pca"]).all()
+
+
 def test_energy_distance():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((300, 3)), rng.standard_normal((300, 3))

@@ -217,7 +217,7 @@ def perturbation_baselines(
             continue
         distance = np.linalg.norm(where[known] - where[i], axis=1)
         made["knn"][i] = truth[known[np.argsort(distance, kind="stable")[:k]]].mean(0)
-        reduced = PCA(min(10, len(known) - 1), svd_solver="full").fit(truth[known])
+        reduced = PCA(min(10, len(known) - 1, truth.shape[1]), svd_solver="full").fit(truth[known])
         x = where[known]
         fit = Ridge(alpha * max(x.var(0).sum(), _NOTHING) * len(x)).fit(x, reduced.transform(truth[known]))
         made["ridge_pca"][i] = reduced.inverse_transform(fit.predict(where[i : i + 1]).reshape(1, -1))[0]
