@@ -28,7 +28,8 @@ def baseline_scores(
 ) -> dict[str, float]:
     """Return the same scores of PCA of every modality side by side, and of ridge regression on it.
 
-    Modalities with fewer than three features are left out of the components. Counts on disk are read into memory: principal components look at all of them at once.
+    Modalities with fewer than three features are left out of the components. Counts on disk are read into memory:
+    principal components look at all of them at once.
     """
     if mosaic.on_disk:
         mosaic = mosaic.subset(np.arange(len(mosaic.batch)))
