@@ -11,8 +11,8 @@ from scipy.stats import norm
 from mmopt._checks import listed, obs_column
 from mmopt.grn.effects import summarise
 from mmopt.metrics import conformal_quantile, leave_one_out_covered, units_needed
-from mmopt.tl._evaluate_perturbation import find_control
 from mmopt.tl._interventions import MODES, Intervention, build, parse, refuse_unsound
+from mmopt.tl._perturbation_labels import find_control
 from mmopt.tl._scene import ALL, Stage
 
 INTERVALS = ("ensemble", "conformal")
