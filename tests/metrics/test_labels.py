@@ -99,6 +99,16 @@ def test_categorical_and_numeric_labels(cells):
     assert knn_accuracy(x, np.unique(labels, return_inverse=True)[1]) == expected
 
 
+@pytest.mark.parametrize("kind", [float, np.float32, object])
+def test_integers_that_come_back_as_floats_match(cells, kind):
+    x, labels = cells
+    codes = np.unique(labels, return_inverse=True)[1]
+    expected = label_transfer(x[:80], codes[:80], x[80:], codes[80:])
+    floats = codes[80:].astype(float).astype(kind)
+    assert label_transfer(x[:80], codes[:80], x[80:], floats) == expected
+    assert expected["accuracy"] > 0.5
+
+
 def test_refusals(cells):
     x, labels = cells
     with pytest.raises(ValueError, match=r"train_embedding \(120, 3\) and train_labels \(119,\) do not fit"):

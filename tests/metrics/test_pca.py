@@ -76,6 +76,15 @@ def test_small_modalities_and_empty_cells(counts):
     assert np.isfinite(found).all()
 
 
+@pytest.mark.parametrize("role", NAIVE)
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_cells_that_are_all_alike_are_zeros(counts, role, kind):
+    x, _ = counts
+    alike = np.tile([1.0, 2.0, 3.0, 7.0], (60, 1))
+    found = pca_embedding({"rna": x, role: kind(alike)} if role != "rna" else {role: kind(alike)})
+    np.testing.assert_array_equal(found[:, 20 if role != "rna" else 0 :], 0)
+
+
 def test_same_result_every_time(counts):
     x, _ = counts
     np.testing.assert_array_equal(pca_embedding({"rna": x}), pca_embedding({"rna": x}))

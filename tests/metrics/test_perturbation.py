@@ -66,6 +66,40 @@ def test_coverage_and_width(truth):
         perturbation_scores(truth, truth, changed=changed, low=truth)
 
 
+def test_features_without_limits_are_not_in_the_coverage(truth):
+    changed = truth != 0
+    low, high = truth - 0.5, truth + 0.5
+    low[:, ::2] = np.nan
+    high[:, 1::4] = np.nan
+    scores = perturbation_scores(truth, truth, changed=changed, low=low, high=high)
+    np.testing.assert_allclose(scores[["coverage", "width"]], 1)
+    none = perturbation_scores(truth, truth, changed=changed, low=low * np.nan, high=high)
+    assert none[["coverage", "width"]].isna().all(axis=None)
+
+
+def test_what_is_not_kept_may_be_unknown(truth):
+    keep = np.random.default_rng(0).random(truth.shape) < 0.7
+    holes = np.where(keep, truth, np.nan)
+    scores = perturbation_scores(holes, holes, changed=truth != 0, keep=keep)
+    np.testing.assert_allclose(scores[["pearson", "pearson_vs_mean", "discrimination"]], 1)
+    means = np.stack([np.nan_to_num(np.nanmean(np.delete(holes, i, 0), 0)) for i in range(8)])
+    np.testing.assert_allclose(
+        perturbation_scores(means, holes, changed=truth != 0, keep=keep)["pearson_vs_mean"], 0, atol=1e-9
+    )
+
+
+def test_too_few_features_are_no_score():
+    truth = np.random.default_rng(0).standard_normal((8, 20))
+    keep = np.ones(truth.shape, bool)
+    keep[0, 2:] = keep[1] = False
+    scores = perturbation_scores(truth, truth, changed=np.abs(truth) > 0.1, keep=keep)
+    assert scores.loc[:1, ["pearson", "pearson_vs_mean"]].isna().all(axis=None)
+    assert np.isnan(scores.loc[1, "discrimination"])
+    assert scores.loc[2:, "pearson"].notna().all()
+    # a truth without a common feature is not the nearest
+    assert (scores.loc[2:, "discrimination"] == 1).all()
+
+
 def test_nothing_changed_is_no_score():
     scores = perturbation_scores(np.ones((2, 4)), np.zeros((2, 4)), changed=np.zeros((2, 4)))
     assert scores[["sign_accuracy", "mae_ratio", "weighted_mse"]].isna().all(axis=None)
@@ -103,6 +137,30 @@ def test_baselines_see_the_other_perturbations_only():
     changed[4] += 100
     for name, values in perturbation_baselines(changed, targets, genes, embedding).items():
         np.testing.assert_allclose(values[4], made[name][4], err_msg=name)
+
+
+def test_baselines_fill_what_the_others_did_not_measure():
+    rng = np.random.default_rng(0)
+    genes = [f"G{i}" for i in range(8)]
+    truth = rng.standard_normal((8, 30))
+    truth[0, :10] = truth[1:3, 5] = np.nan
+    targets, embedding = [[g] for g in genes], rng.standard_normal((8, 2))
+    made = perturbation_baselines(truth, targets, genes, embedding)
+    for name in ("perturbed_mean", "ridge_pca", "knn"):
+        assert np.isfinite(made[name]).all()
+    np.testing.assert_allclose(made["perturbed_mean"][4], np.nanmean(np.delete(truth, 4, 0), 0))
+    changed = truth.copy()
+    changed[4] += 100
+    for name, values in perturbation_baselines(changed, targets, genes, embedding).items():
+        np.testing.assert_allclose(values[4], made[name][4], err_msg=name)
+
+
+def test_baselines_of_fewer_features_than_components():
+    rng = np.random.default_rng(0)
+    genes = [f"G{i}" for i in range(12)]
+    truth = rng.standard_normal((12, 4))
+    made = perturbation_baselines(truth, [[g] for g in genes], genes, rng.standard_normal((12, 2)))
+    assert np.isfinite(made["ridge_pca"]).all()
 
 
 def test_energy_distance():

@@ -7,6 +7,8 @@ import pytest
 from scipy import sparse
 
 import mmopt as mm
+from mmopt.metrics import leave_one_out_covered
+from mmopt.tl._conformal import _table
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +165,19 @@ def test_labels_of_which_none_can_be_used_are_refused_with_a_reason(measured):
     mdata.obs["guide"] = mdata.obs["perturbation"].where(mdata.obs["perturbation"] == "control", "NOGENE")
     with pytest.raises(ValueError, match=r"there are 0 and 1 could not be used, e\.g\. .*NOGENE"):
         mm.tl.perturb(mdata, "TF03", interval="conformal", perturbation_key="guide", n_null=5)
+
+
+def test_coverage_is_that_of_the_interval_of_the_same_mode():
+    """Over-expressions that are predicted far worse must not lend their width to the knock-outs, nor take from theirs."""
+    rng = np.random.default_rng(0)
+    scores = np.vstack([rng.random((20, 200)), 5 + rng.random((12, 200))])
+    kinds = [frozenset({"knockout"})] * 20 + [frozenset({"overexpress"})] * 12
+    measured = np.ones(scores.shape)
+    table = _table(
+        [f"p{i}" for i in range(32)], [50] * 32, kinds, scores, measured, measured, 1e-6 * measured
+    )
+    for part in (slice(0, 20), slice(20, 32)):
+        own = leave_one_out_covered(scores[part]).mean(1)
+        np.testing.assert_allclose(table["coverage"][part], own)
+        np.testing.assert_allclose(table["coverage_changed"][part], own)
+    assert table["widening"][:20].max() < 1 < table["widening"][20:].min()

@@ -20,7 +20,7 @@ def label_transfer(
     train_embedding, test_embedding
         ``(n_cells, n_dimensions)`` each.
     train_labels, test_labels
-        One label per cell.
+        One label per cell, compared as text; 1 and 1.0 are the same.
     k
         Number of neighbours; all training cells where there are fewer.
 
@@ -115,4 +115,12 @@ def _checked(embedding: ArrayLike, labels: ArrayLike, which: str = "") -> tuple[
     missing = int(pd.isna(labels).sum())
     if missing:
         raise ValueError(f"{which}labels: {missing} are missing; leave those cells out")
-    return embedding, labels.astype(str)
+    return embedding, _as_text(labels)
+
+
+def _as_text(labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind not in "fO":
+        return labels.astype(str)
+    # an integer column with gaps comes back as floats, and must still match the integers
+    whole = (isinstance(v, float | np.floating) and float(v).is_integer() for v in labels)
+    return np.array([str(int(v) if w else v) for v, w in zip(labels, whole, strict=True)])

@@ -6,6 +6,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA, TruncatedSVD
 
 Counts: TypeAlias = sparse.spmatrix | np.ndarray
+_ROUNDING = 1e-9  # of logged values, which lie between 0 and 20
 
 
 def pca_embedding(
@@ -29,7 +30,7 @@ def pca_embedding(
         By role, the row of each cell in ``counts[role]`` or -1 where it is absent, ``(n_cells,)``. If not given, all
         modalities have the same cells in the same order.
     n_components
-        Components per modality; fewer where a modality is smaller.
+        Components per modality; fewer where a modality is smaller, and zeros where all of its cells are alike.
     random_state
         Seed of the solver's starting vector.
 
@@ -86,6 +87,8 @@ def _atac(counts: Counts, n_components: int, seed: int) -> np.ndarray:
     idf = opened.shape[0] / np.maximum(in_cells, 1)
     weights = (_per_cell(opened, 1e4) @ sparse.diags(idf)).log1p()
     n_components = min(n_components + 1, min(weights.shape) - 1)
+    if _alike(weights):
+        return np.zeros((weights.shape[0], n_components - 1))
     svd = TruncatedSVD(n_components, algorithm="arpack", random_state=seed)
     return svd.fit_transform(weights)[:, 1:]
 
@@ -105,6 +108,13 @@ def _per_cell(counts: Counts, total: float) -> sparse.csr_matrix:
 
 
 def _pca(matrix: Counts, n_components: int, seed: int) -> np.ndarray:
-    return PCA(
-        min(n_components, min(matrix.shape) - 1), svd_solver="arpack", random_state=seed
-    ).fit_transform(matrix)
+    n_components = min(n_components, min(matrix.shape) - 1)
+    if _alike(matrix):
+        return np.zeros((matrix.shape[0], n_components))
+    return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(matrix)
+
+
+def _alike(matrix: Counts) -> bool:
+    """Whether all cells are the same up to rounding: there is no component then, and the solver fails."""
+    spread = matrix.max(0) - matrix.min(0)
+    return bool((spread.toarray() if sparse.issparse(spread) else np.asarray(spread)).max() <= _ROUNDING)

@@ -25,29 +25,30 @@ def perturbation_scores(
     Parameters
     ----------
     predicted, truth
-        ``(n_perturbations, n_features)`` changes against the control, e.g. of mean log1p counts per 10,000.
+        ``(n_perturbations, n_features)`` changes against the control, e.g. of mean log1p counts per 10,000. What is not
+        kept may be NaN.
     changed
         Boolean, same shape: which features truly change.
     keep
         Boolean, same shape: which features count, e.g. not the perturbed gene itself; default: all.
     low, high
-        Limits of the predictions' 90 % intervals.
+        Limits of the predictions' 90 % intervals; NaN where there are none.
 
     Returns
     -------
     DataFrame
         ``n_changed``; ``pearson`` against control, 0 where the prediction is constant; ``pearson_vs_mean``, after the
-        mean of the other perturbations' truth was subtracted from both (what is specific; NaN for a single
-        perturbation); ``sign_accuracy`` on the changed features, an abstention counting one half; ``mae``; ``mae_changed``
+        mean of the other perturbations' truth, where it is known, was subtracted from both (what is specific; NaN for a
+        single perturbation); both are NaN for fewer than three features; ``sign_accuracy`` on the changed features, an abstention counting one half; ``mae``; ``mae_changed``
         and ``mae_ratio``, on the changed features, and relative to predicting no change; ``weighted_mse``, each feature
         weighted by its squared true change, so that predicting the mean does not pay; ``discrimination``, 1 where the
         own truth is the nearest by mean absolute error, 0.5 by chance; ``coverage`` and ``width`` of the intervals on
-        the changed features. NaN where nothing changes.
+        the changed features that have one. NaN where nothing changes.
 
     Raises
     ------
     ValueError
-        Shapes that differ, or values that are not finite.
+        Shapes that differ, or values that are kept and not finite.
 
     References
     ----------
@@ -74,23 +75,24 @@ def perturbation_scores(
             raise ValueError(
                 f"{name} {array.shape} and truth {truth.shape}: (n_perturbations, n_features) each"
             )
-    for name, array in (given | {"truth": truth}).items():
-        if bad := int(np.size(array) - np.isfinite(array).sum()):
-            raise ValueError(f"{name} has {bad} NaN or infinite values")
+    for name, array in {"predicted": predicted, "truth": truth}.items():
+        if bad := int((keep & ~np.isfinite(array)).sum()):
+            raise ValueError(f"{name} has {bad} NaN or infinite values; leave them out with `keep=`")
     n = len(truth)
     rank = discrimination(predicted, truth, keep)
     rows = []
     for i in range(n):
         k, c = keep[i], changed[i] & keep[i]
         p, t = predicted[i], truth[i]
-        others = np.delete(truth, i, 0).mean(0) if n > 1 else np.full(len(t), np.nan)
+        others = _known_mean(np.delete(truth, i, 0))
+        shared = k & np.isfinite(others)
         error, weight = np.abs(p - t), t[k] ** 2
         still = np.abs(t[c]).mean() if c.any() else np.nan
         right = np.where(np.abs(p[c]) <= _NOTHING, 0.5, np.sign(p[c]) == np.sign(t[c]))
         row = {
             "n_changed": int(c.sum()),
             "pearson": _pearson(p[k], t[k]),
-            "pearson_vs_mean": _pearson((p - others)[k], (t - others)[k]) if n > 1 else np.nan,
+            "pearson_vs_mean": _pearson((p - others)[shared], (t - others)[shared]),
             "sign_accuracy": right.mean() if c.any() else np.nan,
             "mae": error[k].mean() if k.any() else np.nan,
             "mae_changed": error[c].mean() if c.any() else np.nan,
@@ -100,9 +102,11 @@ def perturbation_scores(
             "coverage": np.nan,
             "width": np.nan,
         }
-        if low is not None and c.any():
+        if low is not None:
+            c &= np.isfinite(given["low"][i]) & np.isfinite(given["high"][i])
             lo, hi = given["low"][i, c], given["high"][i, c]
-            row |= {"coverage": ((t[c] >= lo) & (t[c] <= hi)).mean(), "width": (hi - lo).mean()}
+            if c.any():
+                row |= {"coverage": ((t[c] >= lo) & (t[c] <= hi)).mean(), "width": (hi - lo).mean()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -111,7 +115,8 @@ def discrimination(predicted: np.ndarray, truth: np.ndarray, keep: np.ndarray | 
     """For each prediction, the normalised rank of its own truth among all truths by mean absolute error.
 
     1: its own is the nearest, 0: the farthest; 0.5 is chance, also for a prediction that is the same for all. NaN for
-    fewer than two perturbations. Features left out for either of a pair count for neither.
+    fewer than two perturbations. Features left out for either of a pair count for neither, and a truth that then shares
+    no feature with the prediction is no candidate.
 
     Examples
     --------
@@ -125,8 +130,13 @@ def discrimination(predicted: np.ndarray, truth: np.ndarray, keep: np.ndarray | 
     rank = np.empty(n)
     for i in range(n):
         both = keep[i] & keep
-        distance = (np.abs(predicted[i] - truth) * both).sum(1) / np.maximum(both.sum(1), 1)
-        rank[i] = 1 - (rankdata(distance)[i] - 1) / (n - 1)
+        there = both.any(1)
+        if not there[i] or there.sum() < 2:
+            rank[i] = np.nan
+            continue
+        total = np.where(both, np.abs(predicted[i] - truth), 0).sum(1)
+        place = rankdata(total[there] / both.sum(1)[there])[there[:i].sum()]
+        rank[i] = 1 - (place - 1) / (there.sum() - 1)
     return rank
 
 
@@ -165,7 +175,8 @@ def perturbation_baselines(
     Parameters
     ----------
     truth
-        ``(n_perturbations, n_features)`` measured changes.
+        ``(n_perturbations, n_features)`` measured changes; NaN where one was not measured, which counts as the mean of the
+        others that were.
     targets
         Genes that each perturbation hits.
     genes
@@ -196,19 +207,21 @@ def perturbation_baselines(
     >>> made["additive"][2].tolist()
     [1.0, 2.0]
     """
-    truth, embedding = np.asarray(truth, dtype=float), np.asarray(embedding, dtype=float)
-    n = len(truth)
+    measured, embedding = np.asarray(truth, dtype=float), np.asarray(embedding, dtype=float)
+    n, whole = len(measured), bool(np.isfinite(measured).all())
     row = {gene: i for i, gene in enumerate(genes)}
     single = {t[0]: i for i, t in enumerate(targets) if len(t) == 1}
     where = np.full((n, embedding.shape[1]), np.nan)
     for i, hit in enumerate(targets):
         if all(g in row for g in hit):
             where[i] = embedding[[row[g] for g in hit]].sum(0)
-    made = {name: np.zeros(truth.shape) for name in ("no_change", "perturbed_mean", "ridge_pca", "knn")}
-    made["additive"] = np.full(truth.shape, np.nan)
+    made = {name: np.zeros(measured.shape) for name in ("no_change", "perturbed_mean", "ridge_pca", "knn")}
+    made["additive"] = np.full(measured.shape, np.nan)
     for i, hit in enumerate(targets):
         others = np.delete(np.arange(n), i)
-        mean = truth[others].mean(0) if n > 1 else np.zeros(truth.shape[1])
+        mean = np.nan_to_num(_known_mean(measured[others]))
+        # filled without the perturbation itself, which must not be seen
+        truth = measured if whole else np.where(np.isfinite(measured), measured, mean)
         made["perturbed_mean"][i] = made["ridge_pca"][i] = made["knn"][i] = mean
         if len(hit) > 1 and all(g in single for g in hit):
             made["additive"][i] = truth[[single[g] for g in hit]].sum(0)
@@ -217,14 +230,23 @@ def perturbation_baselines(
             continue
         distance = np.linalg.norm(where[known] - where[i], axis=1)
         made["knn"][i] = truth[known[np.argsort(distance, kind="stable")[:k]]].mean(0)
-        reduced = PCA(min(10, len(known) - 1), svd_solver="full").fit(truth[known])
+        reduced = PCA(min(10, len(known) - 1, truth.shape[1]), svd_solver="full").fit(truth[known])
         x = where[known]
         fit = Ridge(alpha * max(x.var(0).sum(), _NOTHING) * len(x)).fit(x, reduced.transform(truth[known]))
         made["ridge_pca"][i] = reduced.inverse_transform(fit.predict(where[i : i + 1]).reshape(1, -1))[0]
     return made
 
 
+def _known_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the rows that are finite; NaN where none is."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0).sum(0) / known.sum(0)
+
+
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) < 3 or np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
+    if len(a) < 3:
+        return np.nan
+    if np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])

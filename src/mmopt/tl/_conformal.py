@@ -1,6 +1,6 @@
 """Intervals calibrated on the perturbed cells that are in the data."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,8 @@ from scipy.stats import norm
 from mmopt._checks import listed, obs_column
 from mmopt.grn.effects import summarise
 from mmopt.metrics import conformal_quantile, leave_one_out_covered, units_needed
-from mmopt.tl._evaluate_perturbation import find_control
 from mmopt.tl._interventions import MODES, Intervention, build, parse, refuse_unsound
+from mmopt.tl._perturbation_labels import find_control
 from mmopt.tl._scene import ALL, Stage
 
 INTERVALS = ("ensemble", "conformal")
@@ -61,8 +61,8 @@ class Calibration:
             Too few measured perturbations that do the same kind of thing.
         """
         mine = target(interventions)
-        modes = {mode for _, mode in mine}
-        same = [i for i, other in enumerate(self.targets) if {m for _, m in other} == modes]
+        modes = _modes(mine)
+        same = [i for i, other in enumerate(self.targets) if _modes(other) == modes]
         others = [i for i in same if self.targets[i] != mine]
         if len(others) < (least := units_needed(LEVEL)):
             there = f" ({listed(self.names[i] for i in others)})" if others else ""
@@ -102,6 +102,10 @@ class Calibration:
 def target(interventions: Sequence[Intervention]) -> Target:
     """Name what is done to which columns, in no order."""
     return frozenset((i.column, i.mode) for i in interventions)
+
+
+def _modes(mine: Target) -> frozenset[str]:
+    return frozenset(mode for _, mode in mine)
 
 
 def check_interval(interval: str, cells: object) -> None:
@@ -185,12 +189,13 @@ def calibrate(
         found.append((name, target(job), int(mine.sum()), summary, measured, noise))
     if not found:
         none = np.zeros((0, *np.shape(stage.scene.averaging @ stage.scene.cells.level)))
-        return Calibration([], [], none, none, _table([], [], none, none, none, none), _skipped(skipped))
+        return Calibration([], [], none, none, _table([], [], [], none, none, none, none), _skipped(skipped))
     names, targets, n_cells, summaries, *parts = (list(v) for v in zip(*found, strict=True))
     delta, sd = (np.stack([s[v] for s in summaries]) for v in ("delta", "sd"))
     measured, noise = (np.stack(part) for part in parts)
     scores = np.abs(measured - delta) / np.sqrt(sd**2 + noise + _TINY)
-    table = _table(names, n_cells, scores[:, 0], delta[:, 0], measured[:, 0], noise[:, 0])
+    kinds = [_modes(mine) for mine in targets]
+    table = _table(names, n_cells, kinds, scores[:, 0], delta[:, 0], measured[:, 0], noise[:, 0])
     return Calibration(names, targets, scores, noise, table, _skipped(skipped))
 
 
@@ -230,16 +235,21 @@ def _noise(stage: Stage, rows: np.ndarray, rng: np.random.Generator) -> np.ndarr
 def _table(
     names: list[str],
     n_cells: list[int],
+    kinds: Sequence[Hashable],
     scores: np.ndarray,
     delta: np.ndarray,
     measured: np.ndarray,
     noise: np.ndarray,
 ) -> pd.DataFrame:
-    """Each perturbation's coverage by the interval calibrated on the others, and by that of the ensemble; sizes."""
+    """Each perturbation's coverage by the interval calibrated on its kind, and by that of the ensemble; sizes."""
     if not names:
         columns = COLUMNS
         return pd.DataFrame({"perturbation": [], "n_cells": [], **{c: np.zeros(0) for c in columns}})
-    inside = leave_one_out_covered(scores, LEVEL)
+    # as an interval is made: of those in the same mode only
+    alike = {kind: [i for i, other in enumerate(kinds) if other == kind] for kind in kinds}
+    inside = np.full(scores.shape, np.nan)
+    for same in alike.values():
+        inside[same] = leave_one_out_covered(scores[same], LEVEL)
     usual = norm.ppf((1 + LEVEL) / 2)
     ensemble = np.where(np.isnan(scores), np.nan, scores <= usual)
     changed = np.abs(measured) > np.maximum(_LEAST_EFFECT, 4 * np.sqrt(noise))
@@ -250,7 +260,7 @@ def _table(
         others = size.sum() - size[i]
         factor = (along.sum() - along[i]) / others if others > 0 else np.nan
         with np.errstate(invalid="ignore"):
-            limit = conformal_quantile(np.delete(scores, i, 0), LEVEL)
+            limit = conformal_quantile(scores[[j for j in alike[kinds[i]] if j != i]], LEVEL)
         limit = limit[np.isfinite(limit)]
         rows.append(
             {

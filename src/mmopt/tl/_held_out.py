@@ -28,17 +28,18 @@ def baseline_scores(
 ) -> dict[str, float]:
     """Return the same scores of PCA of every modality side by side, and of ridge regression on it.
 
-    Counts on disk are read into memory: principal components look at all of them at once.
+    Modalities with fewer than three features are left out of the components. Counts on disk are read into memory:
+    principal components look at all of them at once.
     """
     if mosaic.on_disk:
         mosaic = mosaic.subset(np.arange(len(mosaic.batch)))
 
     def embedding(modalities: list[str]) -> np.ndarray:
-        return metrics.pca_embedding(
-            {m: mosaic.counts[m] for m in modalities},
-            {m: mosaic.rows[m] for m in modalities},
-            random_state=seed,
-        )
+        # the model trains on one or two proteins, which have no principal components to speak of
+        enough = {m: mosaic.counts[m] for m in modalities if min(mosaic.counts[m].shape) > 2}
+        if not enough:
+            return np.zeros((len(mosaic.batch), 1))
+        return metrics.pca_embedding(enough, {m: mosaic.rows[m] for m in enough}, random_state=seed)
 
     scores = _label_scores(embedding(list(mosaic.counts)), held_out, labels)
     for m, cells in _imputable(mosaic, held_out).items():
@@ -58,7 +59,7 @@ def baseline_scores(
 
 
 def _label_scores(embedding: np.ndarray, held_out: np.ndarray, labels: pd.Series | None) -> dict[str, float]:
-    if labels is None:
+    if labels is None or not np.ptp(embedding, axis=0).any():  # cells that are all alike have no neighbours
         return dict.fromkeys(("accuracy", "precision", "recall", "f1"), np.nan)
     known = np.flatnonzero(labels.notna())
     train, test = np.setdiff1d(known, held_out), np.intersect1d(known, held_out)
