@@ -66,9 +66,15 @@ def read(manager: AnnDataManager) -> Mosaic:
     return known[1]
 
 
+def forget(manager: AnnDataManager) -> None:
+    """Read the data again when they are asked for."""
+    _READ.pop(manager, None)
+
+
 def _read(manager: AnnDataManager) -> Mosaic:
     mdata = manager.adata
     counts, rows, there = {}, {}, {}
+    empty: list[str] = []  # batches that have zeros in place of protein
     for m in MODALITIES:
         if m not in manager.registry["field_registries"]:
             continue
@@ -82,10 +88,16 @@ def _read(manager: AnnDataManager) -> Mosaic:
         columns = adata.var_names.get_indexer(state["features"])
         counts[m] = stored.counts(adata, there[m], state["layer"], columns)
         rows[m] = _checks.positions(mdata, there[m])
+        empty = list(state.get("empty_batches", [])) if m == "prot" else empty
     batch = manager.get_state_registry("batch")
     codes, found = _checks.batch_codes(mdata, batch["original_key"], there)
     known = {c: i for i, c in enumerate(batch["categorical_mapping"])}
-    return Mosaic(counts, rows, np.array([known[c] for c in found])[codes])
+    of_cell = np.array([known[c] for c in found])[codes]
+    if empty:  # absent, not zero
+        nothing = np.concatenate([np.asarray(x.sum(1)).ravel() == 0 for x in stored.blocks(counts["prot"])])
+        absent = np.isin(of_cell, [known[b] for b in empty]) & nothing[rows["prot"]]
+        rows["prot"] = np.where(absent, -1, rows["prot"])
+    return Mosaic(counts, rows, of_cell)
 
 
 class MosaicDataset(Dataset):

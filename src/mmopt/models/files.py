@@ -144,7 +144,7 @@ def _registry(saved: dict[str, Any]) -> dict[str, Any]:
             _check_types(state, original_key=text)
         else:
             _check_types(state, modality=str, layer=text, absent=bool)
-        if not all(isinstance(name, str) for name in names):
+        if not all(isinstance(name, str) for name in [*names, *state.get("empty_batches", [])]):
             raise TypeError(f"{key} has names that are no text")
         field |= {"data_registry": {}, "summary_stats": {f"n_{key}": len(names)}}
     return saved | {"model_name": "TriVI", "setup_method_name": "setup_mudata"}

@@ -191,8 +191,9 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
         protein_panels
             Which proteins each batch measured: a mapping from batches to names (batches that are not in it measured
             all), ``None`` if all batches measured all, ``"auto"`` to take a protein without a single count in a batch
-            as not measured there if other batches have it. What a batch did not measure is absent, not zero: it enters
-            neither the likelihood nor the embedding, and :meth:`get_normalized` imputes it.
+            as not measured there if other batches have it, and protein as not measured in a batch without a count of
+            any. What a batch did not measure is absent, not zero: it enters neither the likelihood nor the embedding,
+            and :meth:`get_normalized` imputes it.
 
         Raises
         ------
