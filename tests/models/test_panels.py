@@ -33,6 +33,14 @@ class TestMeasured:
         ):
             panels.measured(self.counts, self.batch, NAMES, BATCHES, {"b": ["CD3", "CD8"]})
 
+    def test_a_protein_that_no_batch_measured(self):
+        """It would have no scale; CD19 has no count, and batch c no cell."""
+        given = {"a": ["CD3", "CD8"], "b": ["CD3", "CD4"]}
+        with pytest.raises(
+            ValueError, match=r"1 proteins are in the panel of no batch.*'CD19'.*protein_panels"
+        ):
+            panels.measured(self.counts, self.batch, NAMES, BATCHES, given)
+
 
 class TestSetup:
     @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def measured(
     Raises
     ------
     ValueError
-        Counts of a protein in a batch whose panel lacks it.
+        Counts of a protein in a batch whose panel lacks it; a protein that no batch measured.
     """
     there = np.bincount(batch[batch >= 0], minlength=len(batches)) > 0
     out = np.repeat(there[:, None], len(proteins), 1)
@@ -84,6 +84,11 @@ def measured(
                 "correct `protein_panels`"
             )
         out[i] &= listed
+    if there.any() and (nowhere := [p for p, seen in zip(proteins, out.any(0), strict=True) if not seen]):
+        raise ValueError(
+            f"{len(nowhere)} proteins are in the panel of no batch that has protein ({_checks.listed(nowhere)}); add them "
+            "to `protein_panels`, or leave them out of the protein modality"
+        )
     return out
 
 
