@@ -14,7 +14,7 @@ from mmopt._random import isolated
 from mmopt._threads import sensible_threads
 from mmopt.models import fusion
 from mmopt.models.predictions import DRAWS, Interval, check_level, summary, warn_blind
-from mmopt.models.readout import Readout, Readouts
+from mmopt.models.readout import Readout, Readouts, any_of
 
 NO_NOISE = torch.zeros(1)  # given where the posterior mean is asked for, so that no random number is drawn
 
@@ -118,8 +118,9 @@ class Answers:
         n_samples: int,
         library_size: float | str = "latent",
         transform_batch: str | None = None,
+        first: int = 0,
     ) -> Iterator[tuple[Readouts, Tensor]]:
-        """Check what was asked, then give, per minibatch, what reads it, and the cells that are blind."""
+        """Check what was asked, then give, per minibatch, what reads it (from network ``first``), and the cells that are blind."""
         if modality not in self.modalities:
             raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
         known = self._known(given)
@@ -150,7 +151,7 @@ class Answers:
                 each.append(
                     (Readout(network, modality, tensors, out, batch=batch, library_size=size), out["qz"])
                 )
-            yield Readouts(each), ~out["present"].any(0)
+            yield Readouts(each, first), ~out["present"].any(0)
 
     @torch.inference_mode()
     def get_normalized(
@@ -220,8 +221,9 @@ class Answers:
             n_samples = DRAWS if n_samples == 1 else n_samples
             batch_size = batch_size or self._cells_per_pass(modality, n_samples)
         parts, generator = [], torch.Generator().manual_seed(random_state)
+        first = any_of(len(self.networks), generator)
         for readouts, blind in self._readouts(
-            modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch
+            modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch, first
         ):
             if return_samples or interval is not None:
                 drawn = readouts.drawn_levels(n_samples, generator)

@@ -9,6 +9,7 @@ import torch
 from mudata import MuData
 
 from mmopt._random import isolated
+from mmopt.models.readout import any_of
 
 if TYPE_CHECKING:
     from sparse import GCXS
@@ -76,9 +77,10 @@ class Predictions:
         check_level(level, "level")
         batch_size = batch_size or self._cells_per_pass(modality, n_samples)
         parts, generator = [], torch.Generator().manual_seed(random_state)
+        first = any_of(len(self.networks), generator)
         with isolated(random_state):
             for readouts, blind in self._readouts(
-                modality, given, mdata, indices, batch_size, n_samples, "latent", transform_batch
+                modality, given, mdata, indices, batch_size, n_samples, "latent", transform_batch, first
             ):
                 drawn = readouts.drawn_counts(n_samples, generator)
                 parts.append([v.masked_fill(blind[:, None], torch.nan) for v in summary(drawn, level)])
@@ -139,11 +141,12 @@ class Predictions:
             cells = mdata.obs_names.get_indexer(mdata.mod[name].obs_names)
             cells = cells[asked[cells]]
             generator = torch.Generator().manual_seed(random_state)
+            first = any_of(len(self.networks), generator)
             parts = [np.zeros((0, self.summary_stats[f"n_{m}"], n_samples), np.float32)]
             size = batch_size or self._cells_per_pass(m, n_samples)
             with isolated(random_state):
                 for readouts, _ in (
-                    self._readouts(m, given, mdata, cells, size, n_samples) if len(cells) else ()
+                    self._readouts(m, given, mdata, cells, size, n_samples, first=first) if len(cells) else ()
                 ):
                     parts.append(readouts.drawn_counts(n_samples, generator).movedim(0, -1).cpu().numpy())
             out[name] = GCXS.from_numpy(np.concatenate(parts), compressed_axes=(0,))
