@@ -166,6 +166,19 @@ class TestQuery:
             )
         train(second, 1)
 
+    @pytest.mark.parametrize("donor", ["a", "c"])
+    @pytest.mark.parametrize("unfrozen", [False, True])
+    def test_a_file_keeps_what_is_trained(self, reference, query_data, train, tmp_path, donor, unfrozen):
+        query_data.obs["donor"] = donor
+        query = load(query_data, reference, unfrozen=unfrozen)
+        query.save(tmp_path / "query")
+        again = TriVI.load(tmp_path / "query", query_data, accelerator="cpu")
+        of_both = [[p.requires_grad for p in model.module.parameters()] for model in (query, again)]
+        assert of_both[0] == of_both[1]
+        if donor == "a" and not unfrozen:  # all of it is the reference's
+            with pytest.raises(ValueError, match="nothing to train"):
+                train(again, 1)
+
     def test_without_a_new_batch_there_is_nothing_to_train(self, reference, query_data, train):
         query_data.obs["donor"] = "a"
         query = load(query_data, reference)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmopt._compat import versions
 from mmopt.models import persistence
+from mmopt.models.module import freeze
 
 
 class Files:
@@ -45,6 +46,9 @@ class Files:
                 "history": history,
                 "steps": steps,
                 "trained": self.is_trained_,
+                "unfrozen": any(
+                    p.requires_grad for name, p in self.module.named_parameters() if "added" not in name
+                ),
                 "versions": versions(),
             },
         )
@@ -95,6 +99,8 @@ class Files:
 
     def _restore(self, header: dict[str, Any]) -> None:
         self.is_trained_ = bool(header["trained"])
+        if "unfrozen" in header:  # files of before hold no such thing
+            freeze(self.module, bool(header["unfrozen"]))
         for k, v in header["split"].items():
             setattr(self, f"{k}_indices_", None if v is None else np.array(v, dtype=int))
         if header["history"] is not None:

@@ -17,7 +17,7 @@ from mmopt._compat import override_pull_on_update
 from mmopt._logging import logger
 from mmopt.models import starting, statistics
 from mmopt.models.data import read
-from mmopt.models.module import TriModule
+from mmopt.models.module import TriModule, freeze
 from mmopt.models.stored import blocks
 
 # what belongs to added batches: the parameter it continues, and along which axis
@@ -85,8 +85,7 @@ class Queries:
         model._register_manager_for_instance(manager)
         for network, learned in zip(model.networks, reference.networks, strict=True):
             network.load_state_dict(_extended(learned, manager, len(known)))
-        for name, parameter in model.module.named_parameters():
-            parameter.requires_grad_(unfrozen or "added" in name)
+        freeze(model.module, unfrozen)
         model.module.eval()
         model.is_trained_ = True
         *_, device = parse_device_args(accelerator=accelerator, devices="auto", return_device="torch")
