@@ -235,6 +235,23 @@ class TestPrepare:
         assert found.obs["donor"].notna().all()
         load(found, reference)
 
+    @pytest.mark.parametrize("modalities", [("prot", "rna"), ("prot", "atac", "rna")])
+    def test_cells_stay_in_their_order(self, reference, make_mosaic, modalities):
+        """Whatever the order of the modalities, and the cells of each."""
+        mdata = as_query(make_mosaic(n=60), modalities=modalities)
+        rng = np.random.default_rng(0)
+        mdata = mdata[rng.permutation(mdata.n_obs)].copy()
+        mdata.mod["other"] = AnnData(np.ones((2, 2), np.float32))
+        mdata.update()
+        mdata.obs["donor"] = "c"
+        found = TriVI.prepare_query_mudata(mdata, reference)
+        assert list(found.obs_names) == [n for n in mdata.obs_names if n in set(found.obs_names)]
+        for m in modalities:
+            names = list(mdata[m].var_names)
+            there = mdata[m][found[m].obs_names]
+            np.testing.assert_array_equal(found[m][:, names].X.toarray(), there.X.toarray())
+        load(found, reference)
+
     def test_too_few_features(self, reference, query_data):
         mdata = query_data.copy()
         mdata["rna"].var_names = [f"ENSG{i}" for i in range(30)]

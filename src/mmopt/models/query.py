@@ -112,7 +112,8 @@ class Queries:
 
         Returns
         -------
-        A new MuData with raw counts in ``X`` (and in the reference's layer) and the same ``obs``.
+        A new MuData with raw counts in ``X`` (and in the reference's layer) and the same ``obs``, its cells in the same
+        order.
 
         Raises
         ------
@@ -161,6 +162,11 @@ class Queries:
             )
         with override_pull_on_update():
             out = MuData(mods)
+            kept = mdata.obs_names[mdata.obs_names.isin(out.obs_names)]
+            if not kept.equals(
+                out.obs_names
+            ):  # cells come as the modalities do, whose order is the reference's
+                out = out[kept].copy()
         out.obs = mdata.obs.reindex(out.obs_names)
         return out
 
