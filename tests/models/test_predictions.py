@@ -144,6 +144,18 @@ class TestPosteriorPredictive:
         with pytest.raises(ValueError, match="modality 'adt' is not in the model"):
             fitted.posterior_predictive_sample(modality="adt")
 
+    def test_cells_of_which_nothing_is_given(self, fitted):
+        blind = ~fitted.adata["prot"].obs_names.isin(fitted.adata["rna"].obs_names)
+        with pytest.warns(UserWarning, match=f"{blind.sum()} cells have none of .*'rna'.*NaN"):
+            drawn = fitted.posterior_predictive_sample(modality="prot", given="rna")["prot"].todense()
+        np.testing.assert_array_equal(np.isnan(drawn).any((1, 2)), blind)
+        assert np.isnan(drawn[blind]).all()
+
+    @pytest.mark.parametrize("indices", [[-1], [80], [0.5]], ids=str)
+    def test_cells_that_are_not_there(self, fitted, indices):
+        with pytest.raises(ValueError, match="indices must hold positions of cells"):
+            fitted.posterior_predictive_sample(indices=indices)
+
     @pytest.mark.parametrize("modality", ALL)
     def test_scvi_criticism_reads_it(self, fitted, modality):
         from scvi.criticism import PosteriorPredictiveCheck

@@ -9,6 +9,7 @@ import torch
 from mudata import MuData
 
 from mmopt._random import isolated
+from mmopt.models.data import cell_positions
 from mmopt.models.readout import any_of
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class Predictions:
         Returns
         -------
         For each modality in the data, by the name it has there: a sparse array of cells × features × draws, of the
-        cells (among ``indices``) that were measured in it, in the order they have there, and of the model's features.
+        cells (among ``indices``) that were measured in it, in the order they have there, and of the model's features. A
+        cell that has none of ``given`` is a row of NaN.
 
         Examples
         --------
@@ -133,9 +135,9 @@ class Predictions:
         asked_for = self.modalities if modality is None else (modality,)
         names = {m: fields[m]["state_registry"]["modality"] for m in asked_for}
         names = {m: name for m, name in names.items() if name in mdata.mod}
-        everyone = np.arange(mdata.n_obs)
-        asked = np.zeros(mdata.n_obs, bool)
-        asked[everyone if indices is None else everyone[np.asarray(indices)]] = True
+        asked, blind_cells = np.full(mdata.n_obs, indices is None), np.zeros(mdata.n_obs, bool)
+        if indices is not None:
+            asked[cell_positions(indices, mdata.n_obs, "indices")] = True
         out = {}
         for m, name in names.items():
             cells = mdata.obs_names.get_indexer(mdata.mod[name].obs_names)
@@ -145,11 +147,15 @@ class Predictions:
             parts = [np.zeros((0, self.summary_stats[f"n_{m}"], n_samples), np.float32)]
             size = batch_size or self._cells_per_pass(m, n_samples)
             with isolated(random_state):
-                for readouts, _ in (
+                for readouts, blind in (
                     self._readouts(m, given, mdata, cells, size, n_samples, first=first) if len(cells) else ()
                 ):
-                    parts.append(readouts.drawn_counts(n_samples, generator).movedim(0, -1).cpu().numpy())
-            out[name] = GCXS.from_numpy(np.concatenate(parts), compressed_axes=(0,))
+                    drawn = readouts.drawn_counts(n_samples, generator).masked_fill(blind[:, None], torch.nan)
+                    parts.append(drawn.movedim(0, -1).cpu().numpy())
+            draws = np.concatenate(parts)
+            blind_cells[cells] |= np.isnan(draws).any((1, 2))
+            out[name] = GCXS.from_numpy(draws, compressed_axes=(0,))
+        warn_blind(blind_cells, self._known(given))
         return out
 
     def _cells_per_pass(self, modality: str, n_samples: int) -> int:
