@@ -166,6 +166,19 @@ class TestQuery:
             )
         train(second, 1)
 
+    @pytest.mark.parametrize("unfrozen", [False, True])
+    def test_depths_are_those_of_a_new_fit_where_all_is_trained(
+        self, reference, query_data, train, make_model, unfrozen
+    ):
+        query_data["atac"].X = query_data["atac"].X * 30
+        query = train(load(query_data, reference, unfrozen=unfrozen), 1)
+        before, now = reference.module.depths["atac"], query.module.depths["atac"]
+        assert torch.equal(now.weight[:, :-1], before.weight) != unfrozen
+        reset = make_model(query_data).module.depths["atac"].intercept[0]  # what nothing was learned of
+        assert now.intercept[0] == (reset if unfrozen else before.intercept[0])
+        n_cells = query_data.n_obs if unfrozen else reference.adata.n_obs
+        assert query.module.n_cells == n_cells
+
     @pytest.mark.parametrize("donor", ["a", "c"])
     @pytest.mark.parametrize("unfrozen", [False, True])
     def test_a_file_keeps_what_is_trained(self, reference, query_data, train, tmp_path, donor, unfrozen):

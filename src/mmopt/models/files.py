@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmopt._compat import versions
 from mmopt.models import persistence
-from mmopt.models.module import freeze
+from mmopt.models.module import freeze, is_frozen
 
 
 class Files:
@@ -46,9 +46,7 @@ class Files:
                 "history": history,
                 "steps": steps,
                 "trained": self.is_trained_,
-                "unfrozen": any(
-                    p.requires_grad for name, p in self.module.named_parameters() if "added" not in name
-                ),
+                "unfrozen": not is_frozen(self.module),
                 "versions": versions(),
             },
         )

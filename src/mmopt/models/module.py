@@ -255,3 +255,8 @@ def freeze(module: nn.Module, unfrozen: bool = False) -> None:
     """Train only what belongs to added batches, or everything."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(unfrozen or "added" in name)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether nothing is trained but what belongs to added batches."""
+    return not any(p.requires_grad for name, p in module.named_parameters() if "added" not in name)

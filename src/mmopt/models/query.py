@@ -85,6 +85,8 @@ class Queries:
         model._register_manager_for_instance(manager)
         for network, learned in zip(model.networks, reference.networks, strict=True):
             network.load_state_dict(_extended(learned, manager, len(known)))
+            if unfrozen:  # the weight of the prior of the peaks
+                network.n_cells.fill_(mdata.n_obs)
         freeze(model.module, unfrozen)
         model.module.eval()
         model.is_trained_ = True
