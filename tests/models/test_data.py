@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
@@ -123,6 +124,11 @@ class TestRead:
             KeyError, match=r"modality 'atac' has no var\['highly_variable'\].*mm\.pp\.prepare"
         ):
             setup(mdata, use_highly_variable=True)
+        mdata["atac"].var["highly_variable"] = pd.Series(
+            True, mdata["atac"].var_names[:5]
+        )  # NaN for the others
+        with pytest.raises(TypeError, match=r"modality 'atac'.*must hold True or False"):
+            setup(mdata)
         mdata["atac"].var["highly_variable"] = False
         with pytest.raises(
             ValueError, match=r"modality 'atac'.*selects no feature.*use_highly_variable=False"
