@@ -240,9 +240,48 @@ class Answers:
         """Return the evidence lower bound (higher is better), as in scvi-tools, with noise fixed by ``random_state``."""
         return self._repeatable(super().get_elbo, random_state, *args, **kwargs)
 
-    def get_reconstruction_error(self, *args, random_state: int = 0, **kwargs) -> dict[str, Tensor]:
-        """Return the negative log-likelihood of each modality per cell, as in scvi-tools, noise fixed by ``random_state``."""
-        return self._repeatable(super().get_reconstruction_error, random_state, *args, **kwargs)
+    def get_reconstruction_error(
+        self,
+        adata: MuData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict] | None = None,
+        return_mean: bool = True,
+        data_loader_kwargs: dict[str, Any] | None = None,
+        *,
+        random_state: int = 0,
+        **kwargs,
+    ) -> dict[str, Tensor]:
+        """Return the negative log-likelihood of each modality, as in scvi-tools, noise fixed by ``random_state``.
+
+        The mean is over the cells in which the modality was measured, as in the history; of each cell
+        (``return_mean=False``) it is 0 where it was not.
+        """
+        if dataloader is None:
+            mdata = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(
+                mdata, indices=indices, batch_size=batch_size, **(data_loader_kwargs or {})
+            )
+        elif adata is not None:
+            raise ValueError("give the data (`adata`) or a `dataloader`, not both")
+        n_measured = dict.fromkeys(self.modalities, 0)
+
+        def counted() -> Iterator[dict]:
+            for tensors in dataloader:
+                for m in n_measured:
+                    n_measured[m] += len(tensors[f"{m}_rows"])
+                yield tensors
+
+        of_cells = self._repeatable(
+            super().get_reconstruction_error,
+            random_state,
+            dataloader=counted(),
+            return_mean=False,
+            **kwargs,
+        )
+        if not return_mean:
+            return of_cells
+        return {name: v.sum() / n_measured[name.removeprefix("nll_")] for name, v in of_cells.items()}
 
     def _repeatable(self, ask: Any, random_state: int, *args, **kwargs) -> Any:
         self._check_if_trained(warn=False)
