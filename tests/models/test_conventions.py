@@ -15,6 +15,7 @@ class TestArguments:
             ("n_hidden", 0),
             ("dropout_rate", 1.5),
             ("dropout_rate", -0.1),
+            ("modality_dropout", 1.0),
             ("modality_dropout", 1.5),
             ("modality_dropout", -0.1),
             ("alignment", -1.0),

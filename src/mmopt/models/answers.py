@@ -215,7 +215,7 @@ class Answers:
         >>> mean, lower, upper = model.get_normalized("prot", given="rna", interval=0.9)
         """
         if interval is not None:
-            check_level(interval, "interval")
+            check_level(interval, "interval", DRAWS if n_samples == 1 else n_samples)
             if return_samples:
                 raise ValueError("ask for draws (return_samples) or for an interval, not for both")
             n_samples = DRAWS if n_samples == 1 else n_samples

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ class Fitting:
         }.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}")
+        if not (isinstance(random_state, Integral) and 0 <= random_state < 2**63):
+            raise ValueError(f"random_state must be an integer of at least 0; got {random_state!r}")
         create = optimizer
         if isinstance(optimizer, str):
             create = optim.creator(optimizer, lr=lr, **(optimizer_kwargs or {}))

@@ -57,7 +57,7 @@ class Predictions:
         level
             Probability that the interval is to hold.
         n_samples
-            Draws of latent state, depth and counts.
+            Draws of latent state, depth and counts; at least (1 + ``level``) / (1 - ``level``).
         batch_size
             Cells per pass. If not given, as many as keep the draws within about 80 MB.
 
@@ -75,7 +75,7 @@ class Predictions:
         >>> interval = model.get_predictive_interval("prot", given="rna", level=0.9, indices=cells)
         >>> surprising = (counts < interval.lower) | (counts > interval.upper)
         """
-        check_level(level, "level")
+        check_level(level, "level", n_samples)
         batch_size = batch_size or self._cells_per_pass(modality, n_samples)
         parts, generator = [], torch.Generator().manual_seed(random_state)
         first = any_of(len(self.networks), generator)
@@ -163,10 +163,21 @@ class Predictions:
         return int(np.clip(VALUES // (n_features * max(n_samples, 1)), 1, 512))
 
 
-def check_level(level: float, name: str) -> None:
-    """Refuse what is no probability."""
+def check_level(level: float, name: str, n_samples: int) -> None:
+    """Refuse what is no probability, and warn at the line that called the getter of too few draws for it."""
     if not 0 < level < 1:
         raise ValueError(f"{name} must lie between 0 and 1; got {level}")
+    if 1 <= n_samples < draws_for(level):
+        warnings.warn(
+            f"an interval from {n_samples} draws holds less than {name}={level}; take n_samples={draws_for(level)} or "
+            "more",
+            stacklevel=4,
+        )
+
+
+def draws_for(level: float) -> int:
+    """Return how many draws it takes that the interval from the least to the greatest of ``n``, (n - 1) / (n + 1), holds so much."""
+    return int(np.ceil((1 + level) / (1 - level) - 1e-6))
 
 
 def warn_blind(blind: np.ndarray, given: tuple[str, ...] | None) -> None:

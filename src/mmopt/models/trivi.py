@@ -104,9 +104,10 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
                 raise ValueError(f"alignment must be a number of at least 0; got {value!r}")
         if n_networks > n_latent:
             raise ValueError(f"{n_networks} networks cannot share n_latent={n_latent} dimensions")
-        for name, value in {"dropout_rate": dropout_rate, "modality_dropout": modality_dropout}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in [0, 1]; got {value!r}")
+        if not 0 <= dropout_rate <= 1:
+            raise ValueError(f"dropout_rate must lie in [0, 1]; got {dropout_rate!r}")
+        if not 0 <= modality_dropout < 1:  # a cell keeps at least one: at 1 it would keep all
+            raise ValueError(f"modality_dropout must lie in [0, 1); got {modality_dropout!r}")
         if registry is None and (mdata is None or self._get_most_recent_anndata_manager(mdata) is None):
             raise ValueError("a model needs data that are set up; call `TriVI.setup_mudata(mdata)` first")
         super().__init__(mdata, registry)
