@@ -17,7 +17,7 @@ from torch import nn
 from mmopt.models.data import Mosaic
 from mmopt.models.stored import Counts, StoredRows
 
-ROUNDING = 1e-5  # of the norm of an array
+ROUNDING = 1e-4  # of the norm of an array; another training step changes more
 Start = dict[str, Any]
 _BEGUN: WeakKeyDictionary[nn.Module, tuple[Path, Start, Start]] = WeakKeyDictionary()
 

@@ -59,6 +59,7 @@ def note_empty_batches(manager: AnnDataManager, known: Sequence[str]) -> None:
     state = fields["prot"]["state_registry"]
     if state["absent"] or len(batches) < 2 or set(batches) <= set(known):
         return
+    forget(manager)  # what is known of an earlier registration has these cells left out
     mosaic = read(manager)
     empty = panels.empty_batches(mosaic.counts["prot"], batch_of_rows(mosaic, "prot"), batches)
     empty = [b for b in empty if b not in known]
