@@ -369,3 +369,35 @@ def test_cells_without_a_batch_are_refused(mosaic):
 def test_nearest(name, expected):
     found = _checks.nearest(name, ["CD4", "GATA1", "SPI1"])
     assert (found[0] if found else None) == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [True, False, True],
+        np.array([True, False, True], object),
+        pd.array([True, False, True], dtype="boolean"),
+    ],
+    ids=["bool", "object", "nullable"],
+)
+def test_marks(values):
+    var = pd.DataFrame({"highly_variable": values}, index=list("abc"))
+    assert _checks.marks(var, "highly_variable", "rna").tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [True, False, np.nan],
+        pd.array([True, False, None], dtype="boolean"),
+        ["True", "False", "True"],
+        pd.Categorical(["True", "False", "True"]),
+        [1, 0, 1],
+        [1.0, 0.0, np.nan],
+    ],
+    ids=["NaN", "missing", "text", "categories", "numbers", "numbers and NaN"],
+)
+def test_marks_that_are_neither_true_nor_false(values):
+    var = pd.DataFrame({"highly_variable": values}, index=list("abc"))
+    with pytest.raises(TypeError, match=r"modality 'rna': var\['highly_variable'\] must hold True or False"):
+        _checks.marks(var, "highly_variable", "rna")

@@ -384,3 +384,13 @@ def batch_codes(
 def _label(value: object) -> str:
     # an integer column with gaps comes back as floats
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def marks(var: pd.DataFrame, key: str, modality: str) -> np.ndarray:
+    """Return which features column ``key`` marks; NaN and text, which numpy takes for true, are refused."""
+    if pd.api.types.infer_dtype(var[key], skipna=False) != "boolean" or var[key].isna().any():
+        raise TypeError(
+            f"modality {modality!r}: var[{key!r}] must hold True or False for every feature, without missing values; "
+            f'e.g. `mdata["{modality}"].var["{key}"] = mdata["{modality}"].var_names.isin(names)`'
+        )
+    return var[key].to_numpy(bool)

@@ -15,6 +15,7 @@ class TestArguments:
             ("n_hidden", 0),
             ("dropout_rate", 1.5),
             ("dropout_rate", -0.1),
+            ("modality_dropout", 1.0),
             ("modality_dropout", 1.5),
             ("modality_dropout", -0.1),
             ("alignment", -1.0),
@@ -35,8 +36,14 @@ class TestScviConventions:
     def test_elbo_and_reconstruction_error(self, fitted):
         elbo, errors = fitted.get_elbo(), fitted.get_reconstruction_error()
         assert set(errors) == {"nll_rna", "nll_atac", "nll_prot"}
-        kl = -float(elbo) - sum(float(v) for v in errors.values())
+        of_cells = fitted.get_reconstruction_error(return_mean=False)
+        kl = -float(elbo) - sum(float(v.mean()) for v in of_cells.values())
         assert 0 < kl < 50
+        for m in ALL:  # the mean is over the cells in which the modality was measured
+            there = fitted.adata.obs_names.isin(fitted.adata[m].obs_names)
+            assert float(errors[f"nll_{m}"]) == pytest.approx(
+                float(of_cells[f"nll_{m}"][there].mean()), rel=1e-5
+            )
         each = fitted.get_elbo(return_mean=False)
         assert each.shape == (80,)
         assert float(each.mean()) == pytest.approx(float(elbo), rel=1e-4)

@@ -1,7 +1,9 @@
 import random
 
 import numpy as np
+import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
@@ -24,7 +26,9 @@ def setup(mdata, **kwargs):
     from mmopt.models import TriVI
 
     TriVI.setup_mudata(mdata, **({"batch_key": "donor"} | kwargs))
-    return TriVI._setup_adata_manager_store[mdata.uns["_scvi_uuid"]]
+    manager = TriVI._setup_adata_manager_store[mdata.uns["_scvi_uuid"]]
+    manager.held = mdata  # which is the user's part, or the model's
+    return manager
 
 
 def frame(mosaic, modality):
@@ -120,6 +124,11 @@ class TestRead:
             KeyError, match=r"modality 'atac' has no var\['highly_variable'\].*mm\.pp\.prepare"
         ):
             setup(mdata, use_highly_variable=True)
+        mdata["atac"].var["highly_variable"] = pd.Series(
+            True, mdata["atac"].var_names[:5]
+        )  # NaN for the others
+        with pytest.raises(TypeError, match=r"modality 'atac'.*must hold True or False"):
+            setup(mdata)
         mdata["atac"].var["highly_variable"] = False
         with pytest.raises(
             ValueError, match=r"modality 'atac'.*selects no feature.*use_highly_variable=False"
@@ -224,6 +233,76 @@ class TestBatches:
         iterator = iter(batches)
         batches.set_epoch(3)
         assert np.concatenate(list(iterator)).tolist() == self.order(0, 3)
+
+
+class TestDataThatChange:
+    """After they were registered."""
+
+    @pytest.fixture
+    def mdata(self, make_mosaic):
+        return make_mosaic()
+
+    @pytest.fixture
+    def manager(self, mdata):
+        manager = setup(mdata)
+        read(manager)
+        return manager
+
+    def test_are_not_read_again_for_nothing(self, mdata, manager):
+        known = read(manager)
+        mdata.obs["new"] = 1
+        mdata["rna"].obsm["X_pca"] = np.zeros((mdata["rna"].n_obs, 2))
+        assert read(manager) is known
+
+    def test_other_counts(self, mdata, manager, dense):
+        mdata["rna"].X = mdata["rna"].X[::-1].copy()
+        np.testing.assert_array_equal(frame(read(manager), "rna"), dense(mdata, "rna"))
+        mdata["atac"].X = mdata["atac"].X.toarray()
+        mdata["atac"].X *= 2
+        np.testing.assert_array_equal(frame(read(manager), "atac"), dense(mdata, "atac"))
+
+    def test_cells_taken_from_a_modality(self, mdata, manager, dense):
+        gone = mdata["atac"].obs_names[:10]
+        mdata.mod["atac"] = mdata["atac"][10:].copy()
+        for _ in range(2):  # with `update`, which leaves out the cells of no modality, and without
+            assert not read(manager).present[mdata.obs_names.isin(gone), 1].any()
+            np.testing.assert_array_equal(frame(read(manager), "atac"), dense(mdata, "atac"))
+            mdata.update()
+        del mdata.mod["prot"]
+        assert not read(manager).present[:, 2].any()
+
+    def test_batches(self, mdata, manager):
+        before = read(manager).batch
+        mdata.obs.loc[mdata.obs_names[:5], "donor"] = "a"
+        assert (read(manager).batch[:5] == 0).all()
+        assert (read(manager).batch[5:] == before[5:]).all()
+
+    @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, sp.csr_matrix.toarray])
+    def test_to_what_is_no_counts_are_refused(self, mdata, manager, form):
+        mdata["rna"].X = form(mdata["rna"].X)
+        read(manager)
+        sc.pp.log1p(mdata["rna"])
+        with pytest.raises(ValueError, match="modality 'rna', X"):
+            read(manager)
+
+    def test_to_what_no_longer_fits_are_refused(self, mdata, manager):
+        mdata.obs["donor"] = "c"
+        with pytest.raises(ValueError, match="batches the model was not trained on"):
+            read(manager)
+        del mdata.obs["donor"]
+        with pytest.raises(KeyError, match="no column 'donor'"):
+            read(manager)
+
+    def test_features_that_are_gone_are_named(self, mdata, manager):
+        mdata.mod["rna"] = mdata["rna"][:, :20].copy()
+        with pytest.raises(ValueError, match="'rna' lacks 10 of the model's 30 features"):
+            read(manager)
+
+    def test_a_model_answers_for_what_they_are(self, make_model, mdata, train):
+        model = train(make_model(mdata), 1)
+        mdata["rna"].X = mdata["rna"].X[::-1].copy()
+        expected = model.get_latent_representation(mdata.copy())
+        np.testing.assert_array_equal(model.get_latent_representation(), expected)
 
 
 class TestLoader:

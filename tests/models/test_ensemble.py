@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmopt.models import TriVI
-from mmopt.models.readout import Readouts
+from mmopt.models.readout import Readouts, any_of
 
 NO_NOISE = {"inference_kwargs": {"noise": torch.zeros(1)}}
 ASK = {"rna": {"library_size": 1}, "atac": {"library_size": 1}, "prot": {}}
@@ -100,15 +100,20 @@ def test_a_draw_is_of_one_of_them_and_intervals_hold_both(make_model, train):
     assert (is_high | np.isclose(draws, low, rtol=1e-3)).all()
     assert (is_high == is_high[..., :1]).all()  # one network speaks for all proteins of a cell
     assert is_high.mean() == 0.5
-    one = [
-        np.isclose(
-            model.get_normalized("prot", n_samples=1, return_samples=True, random_state=s, **ask),
-            high,
-            rtol=1e-3,
-        ).all()
+
+    def of_one(draw):
+        here = np.isclose(draw, high, rtol=1e-3)
+        assert here.all() or not here.any()
+        return bool(here.all())
+
+    firsts = [
+        of_one(model.get_normalized("prot", n_samples=2, return_samples=True, random_state=s, **ask)[0])
         for s in range(20)
     ]
-    assert 0 < sum(one) < 20  # not always the first
+    assert 0 < sum(firsts) < 20  # not always the first
+    for size in (1, 2):  # a draw is of one network for all cells, however many pass at a time
+        draws = model.get_normalized("prot", n_samples=3, return_samples=True, batch_size=size, **ask)
+        assert len({of_one(draw) for draw in draws}) == 2
     interval = model.get_normalized("prot", interval=0.9, **ask)
     np.testing.assert_allclose(interval.lower, low, rtol=1e-3)
     np.testing.assert_allclose(interval.upper, high, rtol=1e-3)
@@ -117,6 +122,8 @@ def test_a_draw_is_of_one_of_them_and_intervals_hold_both(make_model, train):
         np.testing.assert_allclose(
             model.get_normalized("prot", n_samples=n_samples, **ask), middle, rtol=1e-3
         )
+    alone = model.get_normalized("prot", n_samples=1, return_samples=True, **ask)
+    np.testing.assert_allclose(alone[0], middle, rtol=1e-3)  # at the posterior means, of which it is the mean
     counts = model.get_predictive_interval("prot", level=0.8, n_samples=400, **ask)
     assert (counts.upper > high).all() and (counts.lower < high / 2).all()
 
@@ -124,7 +131,8 @@ def test_a_draw_is_of_one_of_them_and_intervals_hold_both(make_model, train):
 def test_the_networks_take_turns():
     each = list("abc")
     generator = torch.Generator().manual_seed(0)
-    turns = ["".join(Readouts(each)._in_turn(7, generator)) for _ in range(20)]
+    firsts = [any_of(3, generator) for _ in range(20)]
+    turns = ["".join(Readouts(each, first)._in_turn(7)) for first in firsts]
     assert set(turns) == {"abcabca", "bcabcab", "cabcabc"}
 
 

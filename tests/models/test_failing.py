@@ -55,6 +55,39 @@ class TestNonFinite:
         assert len(states) == 2
         assert all(torch.equal(v, states[1][k]) for k, v in model.module.state_dict().items())
 
+    @pytest.mark.parametrize("early_stopping", [True, False])
+    def test_the_last_step_is_looked_at_too(self, make_model, train, tmp_path, early_stopping):
+        """No loss is computed after it."""
+        from mmopt.models import NonFiniteLossError
+
+        def act(trainer, plan):
+            if trainer.global_step == 6:
+                with torch.no_grad():
+                    plan.module.decoders["rna"].log_theta.fill_(torch.nan)
+
+        model, path = make_model(), tmp_path / "run.ckpt"
+        with pytest.raises(NonFiniteLossError, match="'rna' became NaN or infinite at step 5"):
+            train(
+                model,
+                2,
+                callbacks=[Spy(on_train_batch_end=act)],
+                early_stopping=early_stopping,
+                checkpoint=path,
+            )
+        assert model.is_trained  # as in its first epoch, which is what the checkpoint holds
+        assert np.isfinite(model.get_latent_representation()).all()
+        assert train(make_model(), 2, checkpoint=path, early_stopping=early_stopping).is_trained
+
+    def test_without_a_finished_epoch_a_model_is_not_trained(self, make_model, train):
+        from mmopt.models import NonFiniteLossError
+
+        for options in ({"callbacks": [self.poison("rna", 1)]}, {"optimizer": "sgd", "lr": 1e38}):
+            model = make_model()
+            with pytest.raises(NonFiniteLossError):
+                train(model, 1, **options)
+            assert not model.is_trained
+            assert all(torch.isfinite(v).all() for v in model.module.state_dict().values())
+
     def test_a_bad_expert_is_blamed_on_its_modality(self, make_model, train):
         """NaN from one encoder reaches every decoder; the modality to look at is still the encoder's."""
         from mmopt.models import NonFiniteLossError

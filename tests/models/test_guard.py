@@ -60,6 +60,32 @@ def test_terms_collected_on_a_device_are_told_apart_by_their_step(guard):
         guard.check()
 
 
+class TestTheEndOfAnEpoch:
+    @pytest.fixture
+    def guard(self):
+        module = nn.ModuleDict({"decoders": nn.ModuleDict({"rna": nn.Linear(2, 2), "prot": nn.Linear(2, 2)})})
+        guard = FiniteGuard(module)
+        guard.save()
+        return guard
+
+    def test_names_the_modality_whose_parameters_are_not_finite(self, guard):
+        with torch.no_grad():
+            guard.module["decoders"]["prot"].weight.fill_(torch.inf)
+        with pytest.raises(NonFiniteLossError, match="'prot' became NaN or infinite at step 9"):
+            guard.check_end({}, 9)
+        assert guard.module["decoders"]["prot"].weight.isfinite().all()
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_names_the_modality_whose_held_out_loss_is_not_finite(self, guard, bad):
+        means = {"nll_rna_validation": 1.0, "nll_prot_validation": bad, "elbo_validation": bad}
+        with pytest.raises(NonFiniteLossError, match="'prot'"):
+            guard.check_end(means, 9)
+
+    def test_a_modality_without_held_out_cells_is_nothing_wrong(self, guard):
+        guard.check_end({"nll_rna_validation": float("nan"), "elbo_validation": 1.0}, 9)
+        guard.check_end({}, 9)
+
+
 def test_nothing_seen_is_nothing_wrong():
     FiniteGuard(nn.Linear(1, 1)).check()
 

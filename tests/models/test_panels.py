@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from mmopt.models import panels
+from mmopt.models import TriVI, panels
 
 NAMES, BATCHES = ["CD3", "CD4", "CD8", "CD19"], ["a", "b", "c"]
 
@@ -33,6 +33,14 @@ class TestMeasured:
         ):
             panels.measured(self.counts, self.batch, NAMES, BATCHES, {"b": ["CD3", "CD8"]})
 
+    def test_a_protein_that_no_batch_measured(self):
+        """It would have no scale; CD19 has no count, and batch c no cell."""
+        given = {"a": ["CD3", "CD8"], "b": ["CD3", "CD4"]}
+        with pytest.raises(
+            ValueError, match=r"1 proteins are in the panel of no batch.*'CD19'.*protein_panels"
+        ):
+            panels.measured(self.counts, self.batch, NAMES, BATCHES, given)
+
 
 class TestSetup:
     @pytest.mark.parametrize(
@@ -53,8 +61,6 @@ class TestSetup:
             make_model(setup={"protein_panels": given})
 
     def test_named_panels_are_kept_in_the_file(self, make_model, train, tmp_path, make_mosaic):
-        from mmopt.models import TriVI
-
         mdata = hide(make_mosaic(), {"b": [0, 3]})
         given = {"b": [f"prot{i}" for i in range(8) if i not in (0, 3)]}
         model = train(make_model(mdata, setup={"protein_panels": given}), 1)
@@ -160,3 +166,63 @@ def test_they_are_those_of_the_batches_that_have_them(model):
     assert not np.allclose(found["a"][:, 4:], found["b"][:, 4:], rtol=0.01)
     i = model.get_predictive_interval("prot", n_samples=30)
     assert np.isfinite(i.mean).all()
+
+
+class TestABatchOfZeros:
+    """Files that join experiments hold zeros where one of them did not measure protein."""
+
+    @pytest.fixture
+    def zeros(self, make_mosaic):
+        return hide(make_mosaic(), {"b": list(range(8))})
+
+    def test_is_a_batch_without_protein(self, zeros, make_mosaic, make_model, train, caplog):
+        with caplog.at_level("WARNING"):
+            model = train(make_model(zeros), 1)
+        assert "'prot': the cells of 1 batches ('b') have no count of any protein" in caplog.text
+        assert model.module.measured_prot.tolist() == [[True] * 8, [False] * 8]
+        here = (zeros.obs["donor"] == "b").to_numpy()
+        assert (model.get_modality_weights()["prot"][here] == 0).all()
+        assert (model.get_reconstruction_error(return_mean=False)["nll_prot"][here] == 0).all()
+        expected = make_model(make_mosaic(absent_in={"prot": "b"})).module.encoders["prot"].mean
+        torch.testing.assert_close(model.module.encoders["prot"].mean, expected)
+
+    def test_is_one_after_a_file_and_a_second_setup_too(self, zeros, make_model, train, tmp_path):
+        model = train(make_model(zeros), 1)
+        z = model.get_latent_representation()
+        model.save(tmp_path / "model")
+        again = TriVI.load(tmp_path / "model", zeros, accelerator="cpu")
+        np.testing.assert_array_equal(again.get_latent_representation(), z)
+        make_model(zeros)  # after which the first is registered again
+        np.testing.assert_array_equal(model.get_latent_representation(), z)
+        zeros["rna"].X = zeros["rna"].X.copy()  # and now read again
+        np.testing.assert_array_equal(model.get_latent_representation(), z)
+
+    def test_may_have_counts_in_later_data(self, zeros, make_mosaic, make_model, train):
+        model = train(make_model(zeros), 1)
+        weights = model.get_modality_weights(make_mosaic())["prot"]
+        measured = make_mosaic()
+        there = measured.obs_names.isin(measured["prot"].obs_names)
+        assert (weights[there] > 0).all()
+
+    def test_of_a_query(self, make_mosaic, make_model, train):
+        reference = train(make_model(make_mosaic()), 1)
+        query = make_mosaic(seed=1)
+        query.obs["donor"] = query.obs["donor"].map({"a": "c", "b": "d"})
+        query = hide(query, {"d": list(range(8))})
+        model = TriVI.load_query_data(query, reference, accelerator="cpu")
+        assert model.module.measured_prot.any(1).tolist() == [True, True, True, False]
+        here = (query.obs["donor"] == "d").to_numpy()
+        assert (model.get_modality_weights()["prot"][here] == 0).all()
+
+    def test_of_cells_with_nothing_else_is_refused(self, zeros, make_model):
+        prot = zeros["prot"].obs_names[zeros["prot"].obs["sample"] == "b"]
+        for m in ("rna", "atac"):
+            zeros.mod[m] = zeros[m][~zeros[m].obs_names.isin(prot[:3])].copy()
+        zeros.update()
+        with pytest.raises(
+            ValueError, match=r"no count of any protein, and 3 of them no other modality.*leave"
+        ):
+            make_model(zeros)
+
+    def test_all_are_measured_if_the_user_says_so(self, zeros, make_model):
+        assert make_model(zeros, setup={"protein_panels": None}).module.measured_prot.all()

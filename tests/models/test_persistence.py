@@ -309,6 +309,11 @@ class TestTampering:
         raw_write(path, content, header)
         expect_refusal(path)
 
+    def test_a_file_that_says_not_what_was_frozen(self, path, content):
+        """As those that were written before this was kept."""
+        rewrite(path, content, change_header=lambda header: header.pop("unfrozen") and None)
+        assert all(p.requires_grad for p in load(path).module.parameters())
+
     @pytest.mark.parametrize("version", [0, 1, None, "2", 1.5])
     def test_another_version_of_the_format(self, path, content, version):
         header = json.loads(split(content)[1]["__metadata__"]["header"]) | {"format_version": version}

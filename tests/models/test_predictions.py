@@ -83,6 +83,21 @@ class TestCredible:
         with pytest.raises(ValueError, match="modality 'adt' is not in the model"):
             fitted.get_predictive_interval("adt")
 
+    @pytest.mark.parametrize(
+        ("getter", "name"), [("get_normalized", "interval"), ("get_predictive_interval", "level")]
+    )
+    def test_too_few_draws(self, fitted, getter, name):
+        """From the least to the greatest of two draws is a third of the draws."""
+        ask = getattr(fitted, getter)
+        with pytest.warns(
+            UserWarning, match=f"2 draws holds less than {name}=0.9; take n_samples=19"
+        ) as caught:
+            ask("rna", n_samples=2, **{name: 0.9})
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ask("rna", n_samples=19, **{name: 0.9})
+
 
 class TestPredictive:
     @pytest.mark.parametrize("modality", ALL)
@@ -98,14 +113,16 @@ class TestPredictive:
 
     def test_repeats_and_leaves_the_generators_alone(self, fitted):
         before = torch.get_rng_state()
-        first, again = (fitted.get_predictive_interval("prot", n_samples=9, random_state=4) for _ in range(2))
+        first, again = (
+            fitted.get_predictive_interval("prot", n_samples=19, random_state=4) for _ in range(2)
+        )
         assert torch.equal(before, torch.get_rng_state())
         for a, b in zip(first, again, strict=True):
             np.testing.assert_array_equal(a, b)
 
     def test_blind_cells_are_nan_and_reported(self, fitted):
         with pytest.warns(UserWarning, match=r"16 cells have none of \['prot'\]") as caught:
-            found = fitted.get_predictive_interval("rna", given="prot", n_samples=3)
+            found = fitted.get_predictive_interval("rna", given="prot", n_samples=19)
         assert caught[0].filename == __file__
         assert all(np.isnan(v[:, 0]).sum() == 16 for v in found)
 
@@ -159,6 +176,18 @@ class TestPosteriorPredictive:
         assert {k: v.shape for k, v in without.items()} == {"rna": (0, 30, 1)}
         with pytest.raises(ValueError, match="modality 'adt' is not in the model"):
             fitted.posterior_predictive_sample(modality="adt")
+
+    def test_cells_of_which_nothing_is_given(self, fitted):
+        blind = ~fitted.adata["prot"].obs_names.isin(fitted.adata["rna"].obs_names)
+        with pytest.warns(UserWarning, match=f"{blind.sum()} cells have none of .*'rna'.*NaN"):
+            drawn = fitted.posterior_predictive_sample(modality="prot", given="rna")["prot"].todense()
+        np.testing.assert_array_equal(np.isnan(drawn).any((1, 2)), blind)
+        assert np.isnan(drawn[blind]).all()
+
+    @pytest.mark.parametrize("indices", [[-1], [80], [0.5]], ids=str)
+    def test_cells_that_are_not_there(self, fitted, indices):
+        with pytest.raises(ValueError, match="indices must hold positions of cells"):
+            fitted.posterior_predictive_sample(indices=indices)
 
     @pytest.mark.parametrize("modality", ALL)
     def test_scvi_criticism_reads_it(self, fitted, modality):

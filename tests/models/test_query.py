@@ -166,6 +166,32 @@ class TestQuery:
             )
         train(second, 1)
 
+    @pytest.mark.parametrize("unfrozen", [False, True])
+    def test_depths_are_those_of_a_new_fit_where_all_is_trained(
+        self, reference, query_data, train, make_model, unfrozen
+    ):
+        query_data["atac"].X = query_data["atac"].X * 30
+        query = train(load(query_data, reference, unfrozen=unfrozen), 1)
+        before, now = reference.module.depths["atac"], query.module.depths["atac"]
+        assert torch.equal(now.weight[:, :-1], before.weight) != unfrozen
+        reset = make_model(query_data).module.depths["atac"].intercept[0]  # what nothing was learned of
+        assert now.intercept[0] == (reset if unfrozen else before.intercept[0])
+        n_cells = query_data.n_obs if unfrozen else reference.adata.n_obs
+        assert query.module.n_cells == n_cells
+
+    @pytest.mark.parametrize("donor", ["a", "c"])
+    @pytest.mark.parametrize("unfrozen", [False, True])
+    def test_a_file_keeps_what_is_trained(self, reference, query_data, train, tmp_path, donor, unfrozen):
+        query_data.obs["donor"] = donor
+        query = load(query_data, reference, unfrozen=unfrozen)
+        query.save(tmp_path / "query")
+        again = TriVI.load(tmp_path / "query", query_data, accelerator="cpu")
+        of_both = [[p.requires_grad for p in model.module.parameters()] for model in (query, again)]
+        assert of_both[0] == of_both[1]
+        if donor == "a" and not unfrozen:  # all of it is the reference's
+            with pytest.raises(ValueError, match="nothing to train"):
+                train(again, 1)
+
     def test_without_a_new_batch_there_is_nothing_to_train(self, reference, query_data, train):
         query_data.obs["donor"] = "a"
         query = load(query_data, reference)
@@ -220,6 +246,23 @@ class TestPrepare:
             np.testing.assert_array_equal(found[m][:, there].X.toarray(), mdata[m][:, there].X.toarray())
         assert found["rna"][:, "rna4"].X.sum() == 0
         assert found.obs["donor"].notna().all()
+        load(found, reference)
+
+    @pytest.mark.parametrize("modalities", [("prot", "rna"), ("prot", "atac", "rna")])
+    def test_cells_stay_in_their_order(self, reference, make_mosaic, modalities):
+        """Whatever the order of the modalities, and the cells of each."""
+        mdata = as_query(make_mosaic(n=60), modalities=modalities)
+        rng = np.random.default_rng(0)
+        mdata = mdata[rng.permutation(mdata.n_obs)].copy()
+        mdata.mod["other"] = AnnData(np.ones((2, 2), np.float32))
+        mdata.update()
+        mdata.obs["donor"] = "c"
+        found = TriVI.prepare_query_mudata(mdata, reference)
+        assert list(found.obs_names) == [n for n in mdata.obs_names if n in set(found.obs_names)]
+        for m in modalities:
+            names = list(mdata[m].var_names)
+            there = mdata[m][found[m].obs_names]
+            np.testing.assert_array_equal(found[m][:, names].X.toarray(), there.X.toarray())
         load(found, reference)
 
     def test_too_few_features(self, reference, query_data):

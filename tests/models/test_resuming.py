@@ -14,9 +14,11 @@ import lightning.pytorch as lightning
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 
 from mmopt import optim
+from mmopt.models import TriVI
 from mmopt.models.resuming import resumable
 
 EPOCHS = 6
@@ -222,6 +224,62 @@ def test_a_run_is_recognised_in_another_process(make_model, train, tmp_path, opt
     train(make_model(), 1, checkpoint=tmp_path / "run.ckpt", optimizer=optimizer)
     written = torch.load(tmp_path / "run.ckpt", weights_only=True)
     assert " at 0x" not in repr(written["mmopt"])
+
+
+class TestAnotherStart:
+    """What was trained from other weights must not take the place of what is asked for."""
+
+    def test_other_starting_weights(self, make_model, train, checkpoint, tmp_path):
+        (tmp_path / "run.ckpt").write_bytes(checkpoint)
+        with pytest.raises(ValueError, match="another start"):
+            train(make_model(random_state=1), 2, checkpoint=tmp_path / "run.ckpt")
+
+    def test_other_panels(self, make_model, make_mosaic, train, tmp_path):
+        def mosaic():
+            mdata = make_mosaic()
+            prot = mdata["prot"]
+            x = prot.X.toarray()
+            x[(prot.obs["sample"] == "b").to_numpy(), 0] = 0
+            prot.X = sp.csr_matrix(x)
+            return mdata
+
+        path = tmp_path / "run.ckpt"
+        train(make_model(mosaic(), setup={"protein_panels": None}), 1, checkpoint=path)
+        with pytest.raises(ValueError, match="protein panels"):
+            train(make_model(mosaic()), 1, checkpoint=path)
+
+    def test_another_reference_or_more_to_train(self, make_model, make_mosaic, train, tmp_path):
+        def query(seed=0, unfrozen=False):
+            reference = train(make_model(random_state=seed), 1)
+            mdata = make_mosaic(n=40, seed=1)
+            mdata.obs["donor"] = "new"
+            model = TriVI.load_query_data(mdata, reference, unfrozen=unfrozen, accelerator="cpu")
+            return train(model, 1, checkpoint=tmp_path / "run.ckpt")
+
+        expected = query().get_latent_representation()
+        np.testing.assert_array_equal(query().get_latent_representation(), expected)
+        for other in ({"seed": 1}, {"unfrozen": True}):
+            with pytest.raises(ValueError, match="another start"):
+                query(**other)
+
+    def test_training_on_after_a_run_is_another_run(self, make_model, train, tmp_path):
+        model = train(make_model(), 1)
+        train(model, 1, checkpoint=tmp_path / "run.ckpt")
+        after = model.get_latent_representation()
+        train(model, 1, checkpoint=tmp_path / "run.ckpt")  # it is complete
+        np.testing.assert_array_equal(model.get_latent_representation(), after)
+        with pytest.raises(ValueError, match="another start"):
+            train(make_model(), 1, checkpoint=tmp_path / "run.ckpt")
+
+    def test_rounding_of_another_machine_is_none(self, make_model, train, tmp_path):
+        path = tmp_path / "run.ckpt"
+        train(make_model(), 1, checkpoint=path)
+        model = make_model()
+        with torch.no_grad():
+            for value in model.module.state_dict().values():
+                if value.is_floating_point():
+                    value *= 1 + 1e-7
+        train(model, 1, checkpoint=path)
 
 
 class TestRefusals:

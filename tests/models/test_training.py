@@ -325,6 +325,8 @@ class TestRefusals:
             ({"held_out": [1.5]}, "held_out"),
             ({"early_stopping_patience": 0}, "early_stopping_patience"),
             ({"early_stopping_patience": -2}, "early_stopping_patience"),
+            ({"random_state": -1}, "random_state must be an integer of at least 0"),
+            ({"random_state": 0.5}, "random_state must be an integer of at least 0"),
         ],
         ids=str,
     )

@@ -14,7 +14,7 @@ from mmopt._random import isolated
 from mmopt._threads import sensible_threads
 from mmopt.models import fusion
 from mmopt.models.predictions import DRAWS, Interval, check_level, summary, warn_blind
-from mmopt.models.readout import Readout, Readouts
+from mmopt.models.readout import Readout, Readouts, any_of
 
 NO_NOISE = torch.zeros(1)  # given where the posterior mean is asked for, so that no random number is drawn
 
@@ -118,8 +118,9 @@ class Answers:
         n_samples: int,
         library_size: float | str = "latent",
         transform_batch: str | None = None,
+        first: int = 0,
     ) -> Iterator[tuple[Readouts, Tensor]]:
-        """Check what was asked, then give, per minibatch, what reads it, and the cells that are blind."""
+        """Check what was asked, then give, per minibatch, what reads it (from network ``first``), and the cells that are blind."""
         if modality not in self.modalities:
             raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
         known = self._known(given)
@@ -150,7 +151,7 @@ class Answers:
                 each.append(
                     (Readout(network, modality, tensors, out, batch=batch, library_size=size), out["qz"])
                 )
-            yield Readouts(each), ~out["present"].any(0)
+            yield Readouts(each, first), ~out["present"].any(0)
 
     @torch.inference_mode()
     def get_normalized(
@@ -214,14 +215,15 @@ class Answers:
         >>> mean, lower, upper = model.get_normalized("prot", given="rna", interval=0.9)
         """
         if interval is not None:
-            check_level(interval, "interval")
+            check_level(interval, "interval", DRAWS if n_samples == 1 else n_samples)
             if return_samples:
                 raise ValueError("ask for draws (return_samples) or for an interval, not for both")
             n_samples = DRAWS if n_samples == 1 else n_samples
             batch_size = batch_size or self._cells_per_pass(modality, n_samples)
         parts, generator = [], torch.Generator().manual_seed(int(random_state))
+        first = any_of(len(self.networks), generator)
         for readouts, blind in self._readouts(
-            modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch
+            modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch, first
         ):
             if return_samples or interval is not None:
                 drawn = readouts.drawn_levels(n_samples, generator)
@@ -238,9 +240,48 @@ class Answers:
         """Return the evidence lower bound (higher is better), as in scvi-tools, with noise fixed by ``random_state``."""
         return self._repeatable(super().get_elbo, random_state, *args, **kwargs)
 
-    def get_reconstruction_error(self, *args, random_state: int = 0, **kwargs) -> dict[str, Tensor]:
-        """Return the negative log-likelihood of each modality per cell, as in scvi-tools, noise fixed by ``random_state``."""
-        return self._repeatable(super().get_reconstruction_error, random_state, *args, **kwargs)
+    def get_reconstruction_error(
+        self,
+        adata: MuData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        dataloader: Iterator[dict] | None = None,
+        return_mean: bool = True,
+        data_loader_kwargs: dict[str, Any] | None = None,
+        *,
+        random_state: int = 0,
+        **kwargs,
+    ) -> dict[str, Tensor]:
+        """Return the negative log-likelihood of each modality, as in scvi-tools, noise fixed by ``random_state``.
+
+        The mean is over the cells in which the modality was measured, as in the history; of each cell
+        (``return_mean=False``) it is 0 where it was not.
+        """
+        if dataloader is None:
+            mdata = self._validate_anndata(adata)
+            dataloader = self._make_data_loader(
+                mdata, indices=indices, batch_size=batch_size, **(data_loader_kwargs or {})
+            )
+        elif adata is not None:
+            raise ValueError("give the data (`adata`) or a `dataloader`, not both")
+        n_measured = dict.fromkeys(self.modalities, 0)
+
+        def counted() -> Iterator[dict]:
+            for tensors in dataloader:
+                for m in n_measured:
+                    n_measured[m] += len(tensors[f"{m}_rows"])
+                yield tensors
+
+        of_cells = self._repeatable(
+            super().get_reconstruction_error,
+            random_state,
+            dataloader=counted(),
+            return_mean=False,
+            **kwargs,
+        )
+        if not return_mean:
+            return of_cells
+        return {name: v.sum() / n_measured[name.removeprefix("nll_")] for name, v in of_cells.items()}
 
     def _repeatable(self, ask: Any, random_state: int, *args, **kwargs) -> Any:
         self._check_if_trained(warn=False)

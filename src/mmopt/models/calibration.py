@@ -10,7 +10,7 @@ from torch import Tensor
 from mmopt._random import derived
 from mmopt.models.data import MosaicLoader, read
 from mmopt.models.depth import MIN_CELLS
-from mmopt.models.module import TriModule
+from mmopt.models.module import TriModule, is_frozen
 from mmopt.models.readout import batch_shares, log_sizes
 from mmopt.models.sparse import Csr
 
@@ -27,8 +27,8 @@ def calibrate(
 
     The regressions of the depth see the cells trained on. The strengths of the profiles are those with the highest
     likelihood of held-out cells given their own depth: with early stopping, all that training takes from these. Subsets that no ten cells have together with the modality
-    answer as the largest of their parts that has them. In a model to which batches were added, only what is said of
-    these batches is learned.
+    answer as the largest of their parts that has them. Where all but added batches is frozen, only what is said of these
+    is learned.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ def calibrate(
     train, held_out
         Positions of the cells.
     """
-    mosaic = read(manager)
+    mosaic, frozen = read(manager), is_frozen(module)
     for m, depth in module.depths.items():
         rows = mosaic.rows[m][train]
         if not (rows >= 0).any():
             continue
-        if not module.n_added_batches:
+        if not frozen:
             depth.reset(
                 np.asarray(mosaic.counts[m][np.sort(_some(rows[rows >= 0], FIT_CELLS, seed))].sum(1)).ravel()
             )
@@ -54,7 +54,7 @@ def calibrate(
             code = _code(module.modalities, given)
             has = np.all([mosaic.rows[o] >= 0 for o in [m, *given]], axis=0)
             cells = _some(train[has[train]], FIT_CELLS, seed)
-            if module.n_added_batches:
+            if frozen:
                 _adjust(module, m, given, code, cells, manager)
             elif len(cells) >= MIN_CELLS:
                 depth.fit(code, *_design(module, m, given, MosaicLoader(manager, cells, 512)))

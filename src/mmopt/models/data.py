@@ -1,5 +1,6 @@
 """Minibatches of a mosaic: for every modality only the rows that were measured, and where they belong."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -54,21 +55,72 @@ class Mosaic:
         return Mosaic(counts, rows, self.batch[cells])
 
 
-_READ: WeakKeyDictionary[AnnDataManager, tuple[pd.Index, Mosaic]] = WeakKeyDictionary()
+_READ: WeakKeyDictionary[AnnDataManager, tuple[list, Mosaic]] = WeakKeyDictionary()
+LOOKED_AT = 10_000  # values of a matrix by which a change in place is noticed
 
 
 def read(manager: AnnDataManager) -> Mosaic:
-    """Return the registered data as arrays; they are read once, and again when cells came or went."""
-    mdata = manager.adata
-    known = _READ.get(manager)
-    if known is None or not mdata.obs_names.equals(known[0]):
-        known = _READ[manager] = mdata.obs_names.copy(), _read(manager)
+    """Return the registered data as arrays; they are read once, and again when they changed.
+
+    That is when cells, features, batches or the matrix are others, or many of its values (``sc.pp.log1p``). Single values
+    that were changed in place are not noticed, nor are those on disk: that would take a pass over all of them.
+    """
+    known, signs = _READ.get(manager), _signs(manager)
+    if known is None or not (len(known[0]) == len(signs) and all(map(_equal, known[0], signs))):
+        if known is not None:
+            _register_again(manager)
+        known = _READ[manager] = signs, _read(manager)
     return known[1]
+
+
+def _signs(manager: AnnDataManager) -> list:
+    """Return what tells the data from other data at little cost."""
+    mdata, fields = manager.adata, manager.registry["field_registries"]
+    states = [fields[m]["state_registry"] for m in MODALITIES if m in fields]
+    key = fields["batch"]["state_registry"]["original_key"]
+    columns = () if key is None else (key, key.partition(":")[2])
+    signs: list = [mdata.obs_names]
+    for where in (mdata, *(mdata.mod[s["modality"]] for s in states if s["modality"] in mdata.mod)):
+        signs += [where.obs[column].copy() for column in columns if column in where.obs]
+    for state in states:
+        if state["modality"] not in mdata.mod:
+            signs.append(None)
+            continue
+        adata = mdata.mod[state["modality"]]
+        matrix, _ = _checks.located(adata, state["modality"], state["layer"])
+        signs += [adata.obs_names, adata.var_names]
+        if sp.issparse(matrix) or isinstance(matrix, np.ndarray):
+            values = matrix.data if sp.issparse(matrix) else matrix.ravel(order="K")
+            some = values[:: len(values) // LOOKED_AT + 1]
+            signs += [weakref.ref(matrix), len(values), float(some.sum(dtype=np.float64))]
+    return signs
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, weakref.ref):  # those of one object are one object
+        return one is other
+    return one.equals(other) if isinstance(one, pd.Index | pd.Series) else one == other
+
+
+def _register_again(manager: AnnDataManager) -> None:
+    """Refuse what data that changed may not be, as when they were first given."""
+    mdata, fields = manager.adata, manager.registry["field_registries"]
+    there = [fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields]
+    _checks.check_obs(mdata, {name: name for name in there if name in mdata.mod})
+    for field in manager.fields:
+        known = fields[field.registry_key]
+        known["state_registry"] = field.transfer_field(known["state_registry"], mdata)
+
+
+def forget(manager: AnnDataManager) -> None:
+    """Read the data again when they are asked for."""
+    _READ.pop(manager, None)
 
 
 def _read(manager: AnnDataManager) -> Mosaic:
     mdata = manager.adata
     counts, rows, there = {}, {}, {}
+    empty: list[str] = []  # batches that have zeros in place of protein
     for m in MODALITIES:
         if m not in manager.registry["field_registries"]:
             continue
@@ -82,10 +134,16 @@ def _read(manager: AnnDataManager) -> Mosaic:
         columns = adata.var_names.get_indexer(state["features"])
         counts[m] = stored.counts(adata, there[m], state["layer"], columns)
         rows[m] = _checks.positions(mdata, there[m])
+        empty = list(state.get("empty_batches", [])) if m == "prot" else empty
     batch = manager.get_state_registry("batch")
     codes, found = _checks.batch_codes(mdata, batch["original_key"], there)
     known = {c: i for i, c in enumerate(batch["categorical_mapping"])}
-    return Mosaic(counts, rows, np.array([known[c] for c in found])[codes])
+    of_cell = np.array([known[c] for c in found])[codes]
+    if empty:  # absent, not zero
+        nothing = np.concatenate([np.asarray(x.sum(1)).ravel() == 0 for x in stored.blocks(counts["prot"])])
+        absent = np.isin(of_cell, [known[b] for b in empty]) & nothing[rows["prot"]]
+        rows["prot"] = np.where(absent, -1, rows["prot"])
+    return Mosaic(counts, rows, of_cell)
 
 
 class MosaicDataset(Dataset):

@@ -39,7 +39,7 @@ class CountsField(BaseAnnDataField):
         adata = mdata.mod[self.modality]
         selected = adata.var_names
         if self.use_highly_variable is not False and HIGHLY_VARIABLE in adata.var:
-            selected = adata.var_names[adata.var[HIGHLY_VARIABLE].to_numpy(bool)]
+            selected = adata.var_names[_checks.marks(adata.var, HIGHLY_VARIABLE, self.modality)]
             if not len(selected):
                 raise ValueError(
                     f"modality {self.modality!r}: var[{HIGHLY_VARIABLE!r}] selects no feature; select some with "

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmopt._compat import versions
 from mmopt.models import persistence
+from mmopt.models.module import freeze, is_frozen
 
 
 class Files:
@@ -45,6 +46,7 @@ class Files:
                 "history": history,
                 "steps": steps,
                 "trained": self.is_trained_,
+                "unfrozen": not is_frozen(self.module),
                 "versions": versions(),
             },
         )
@@ -95,6 +97,8 @@ class Files:
 
     def _restore(self, header: dict[str, Any]) -> None:
         self.is_trained_ = bool(header["trained"])
+        if "unfrozen" in header:  # files of before hold no such thing
+            freeze(self.module, bool(header["unfrozen"]))
         for k, v in header["split"].items():
             setattr(self, f"{k}_indices_", None if v is None else np.array(v, dtype=int))
         if header["history"] is not None:
@@ -144,7 +148,7 @@ def _registry(saved: dict[str, Any]) -> dict[str, Any]:
             _check_types(state, original_key=text)
         else:
             _check_types(state, modality=str, layer=text, absent=bool)
-        if not all(isinstance(name, str) for name in names):
+        if not all(isinstance(name, str) for name in [*names, *state.get("empty_batches", [])]):
             raise TypeError(f"{key} has names that are no text")
         field |= {"data_registry": {}, "summary_stats": {f"n_{key}": len(names)}}
     return saved | {"model_name": "TriVI", "setup_method_name": "setup_mudata"}

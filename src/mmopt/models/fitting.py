@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mmopt._threads import sensible_threads
 from mmopt.models.calibration import calibrate
 from mmopt.models.data import read
 from mmopt.models.quiet import quiet_lightning
-from mmopt.models.resuming import describe, resumable
+from mmopt.models.resuming import describe, remember, resumable, start_of
 from mmopt.models.training import trainer_options
 
 MIN_STEPS, MAX_STEPS, EPOCHS = 600, 20_000, 30
@@ -115,6 +116,8 @@ class Fitting:
         }.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; got {value}")
+        if not (isinstance(random_state, Integral) and 0 <= random_state < 2**63):
+            raise ValueError(f"random_state must be an integer of at least 0; got {random_state!r}")
         create = optimizer
         if isinstance(optimizer, str):
             create = optim.creator(optimizer, lr=lr, **(optimizer_kwargs or {}))
@@ -147,10 +150,12 @@ class Fitting:
                 seed=seed,
                 **(plan_kwargs or {}),
             )
-            if checkpoint is not None:
+            if file is not None:
+                start = start_of(network, file)
                 plan.description = describe(
                     read(self.adata_manager),
                     splitter.val_idx,
+                    start=start,
                     arguments=self.arguments_,
                     optimizer=optimizer,
                     optimizer_kwargs=optimizer_kwargs,
@@ -178,6 +183,8 @@ class Fitting:
                     )()
                     calibrate(network, self.adata_manager, splitter.train_idx, splitter.val_idx, seed)
             finally:
+                if file is not None:
+                    remember(network, file, start)
                 if network is not self.networks[-1]:  # no model before all of them are fitted
                     self.is_trained_ = fitted_before
             histories.append(pd.DataFrame(plan.epochs).rename_axis("epoch"))

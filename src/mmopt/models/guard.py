@@ -54,7 +54,33 @@ class FiniteGuard:
         steps = {name: float(v) for name, v in self.first_bad.items()}
         if not steps or min(steps.values()) == float("inf"):
             return
+        term = min(steps, key=steps.get)
+        self._stop(term, int(steps[term]))
+
+    @torch.no_grad()
+    def check_end(self, held_out: dict[str, float], step: int) -> None:
+        """Restore and raise if an epoch's last step, whose outcome no loss has seen yet, left something non-finite.
+
+        Parameters
+        ----------
+        held_out
+            Means over the held-out cells; empty if there are none.
+        step
+            Number of that step.
+        """
+        state = self.module.state_dict()
+        broken = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+        if not broken and math.isfinite(held_out.get("elbo_validation", 0.0)):
+            return
+        parts = {k.split(".")[1] for k in broken if k.startswith(("encoders.", "decoders."))}
+        losses = [
+            k.removesuffix("_validation")
+            for k, v in held_out.items()
+            if k.startswith("nll_") and not math.isfinite(v)
+        ]
+        self._stop(parts.pop() if len(parts) == 1 else (losses or ["total"])[0], step)
+
+    def _stop(self, term: str, step: int) -> None:
         if self.saved:
             self.module.load_state_dict(self.saved)
-        term = min(steps, key=steps.get)
-        raise NonFiniteLossError(term, int(steps[term]))
+        raise NonFiniteLossError(term, step)

@@ -10,6 +10,8 @@ from typing import Any
 from mudata import MuData
 from scvi.data import AnnDataManager
 
+from mmopt.models import starting
+
 
 class MosaicManager(AnnDataManager):
     """The setup of a MuData; who holds the data is the user, or a model."""
@@ -22,6 +24,15 @@ class MosaicManager(AnnDataManager):
     @adata.setter
     def adata(self, mdata: MuData | None) -> None:
         self._data = None if mdata is None else weakref.ref(mdata)
+
+    def register_fields(
+        self, adata: MuData, source_registry: dict[str, Any] | None = None, **transfer_kwargs
+    ) -> None:
+        super().register_fields(adata, source_registry, **transfer_kwargs)
+        known = []
+        if source_registry is not None:
+            known = source_registry["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
+        starting.note_empty_batches(self, known)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_data": self.adata}

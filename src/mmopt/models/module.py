@@ -103,8 +103,7 @@ class TriModule(BaseModuleClass):
                 self.depths[m] = Depth(n_latent, len(n_features), n_batch)
                 self.register_buffer(f"log_profile_{m}", torch.zeros(n))
         if n_added_batches:
-            for name, parameter in self.named_parameters():
-                parameter.requires_grad_("added" in name)
+            freeze(self)
 
     @torch.no_grad()
     def adopt(
@@ -250,3 +249,14 @@ class TriModule(BaseModuleClass):
         return LossOutput(
             loss=loss, reconstruction_loss=reconstruction, kl_local={"kl": kl}, n_obs_minibatch=len(kl)
         )
+
+
+def freeze(module: nn.Module, unfrozen: bool = False) -> None:
+    """Train only what belongs to added batches, or everything."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(unfrozen or "added" in name)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether nothing is trained but what belongs to added batches."""
+    return not any(p.requires_grad for name, p in module.named_parameters() if "added" not in name)

@@ -60,23 +60,18 @@ def measured(
     Parameters
     ----------
     counts, batch
-        Cells × proteins, and the position of each cell's batch in ``batches``.
+        Cells × proteins, and the position of each cell's batch in ``batches``, -1 where the cell is left out.
 
     Raises
     ------
     ValueError
-        Counts of a protein in a batch whose panel lacks it.
+        Counts of a protein in a batch whose panel lacks it; a protein that no batch measured.
     """
-    there = np.bincount(batch, minlength=len(batches)) > 0
+    there = np.bincount(batch[batch >= 0], minlength=len(batches)) > 0
     out = np.repeat(there[:, None], len(proteins), 1)
     if panels is None:
         return out
-    found, start = np.zeros(out.shape, bool), 0
-    for x in blocks(counts):
-        of = batch[start : start + x.shape[0]]
-        for b in np.unique(of):
-            found[b] |= np.asarray(x[of == b].sum(0)).ravel() > 0
-        start += x.shape[0]
+    found = _counted(counts, batch, len(batches))
     if panels == "auto":
         return out & (found | ~found.any(0))
     for i, name in enumerate(batches):
@@ -89,4 +84,27 @@ def measured(
                 "correct `protein_panels`"
             )
         out[i] &= listed
+    if there.any() and (nowhere := [p for p, seen in zip(proteins, out.any(0), strict=True) if not seen]):
+        raise ValueError(
+            f"{len(nowhere)} proteins are in the panel of no batch that has protein ({_checks.listed(nowhere)}); add them "
+            "to `protein_panels`, or leave them out of the protein modality"
+        )
     return out
+
+
+def empty_batches(counts: Counts, batch: np.ndarray, batches: Sequence[str]) -> list[str]:
+    """Return the batches whose cells have no count of any protein, though those of others have."""
+    there = np.bincount(batch[batch >= 0], minlength=len(batches)) > 0
+    found = _counted(counts, batch, len(batches)).any(1)
+    return [b for b, empty in zip(batches, there & ~found, strict=True) if empty] if found.any() else []
+
+
+def _counted(counts: Counts, batch: np.ndarray, n_batch: int) -> np.ndarray:
+    """Return which protein has a count in which batch (batches × proteins)."""
+    found, start = np.zeros((n_batch, counts.shape[1]), bool), 0
+    for x in blocks(counts):
+        of = batch[start : start + x.shape[0]]
+        for b in np.unique(of[of >= 0]):
+            found[b] |= np.asarray(x[of == b].sum(0)).ravel() > 0
+        start += x.shape[0]
+    return found

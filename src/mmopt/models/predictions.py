@@ -9,6 +9,8 @@ import torch
 from mudata import MuData
 
 from mmopt._random import isolated
+from mmopt.models.data import cell_positions
+from mmopt.models.readout import any_of
 
 if TYPE_CHECKING:
     from sparse import GCXS
@@ -55,7 +57,7 @@ class Predictions:
         level
             Probability that the interval is to hold.
         n_samples
-            Draws of latent state, depth and counts.
+            Draws of latent state, depth and counts; at least (1 + ``level``) / (1 - ``level``).
         batch_size
             Cells per pass. If not given, as many as keep the draws within about 80 MB.
 
@@ -73,12 +75,13 @@ class Predictions:
         >>> interval = model.get_predictive_interval("prot", given="rna", level=0.9, indices=cells)
         >>> surprising = (counts < interval.lower) | (counts > interval.upper)
         """
-        check_level(level, "level")
+        check_level(level, "level", n_samples)
         batch_size = batch_size or self._cells_per_pass(modality, n_samples)
         parts, generator = [], torch.Generator().manual_seed(int(random_state))
+        first = any_of(len(self.networks), generator)
         with isolated(random_state):
             for readouts, blind in self._readouts(
-                modality, given, mdata, indices, batch_size, n_samples, "latent", transform_batch
+                modality, given, mdata, indices, batch_size, n_samples, "latent", transform_batch, first
             ):
                 drawn = readouts.drawn_counts(n_samples, generator)
                 parts.append([v.masked_fill(blind[:, None], torch.nan) for v in summary(drawn, level)])
@@ -112,7 +115,8 @@ class Predictions:
         Returns
         -------
         For each modality in the data, by the name it has there: a sparse array of cells × features × draws, of the
-        cells (among ``indices``) that were measured in it, in the order they have there, and of the model's features.
+        cells (among ``indices``) that were measured in it, in the order they have there, and of the model's features. A
+        cell that has none of ``given`` is a row of NaN.
 
         Examples
         --------
@@ -131,22 +135,27 @@ class Predictions:
         asked_for = self.modalities if modality is None else (modality,)
         names = {m: fields[m]["state_registry"]["modality"] for m in asked_for}
         names = {m: name for m, name in names.items() if name in mdata.mod}
-        everyone = np.arange(mdata.n_obs)
-        asked = np.zeros(mdata.n_obs, bool)
-        asked[everyone if indices is None else everyone[np.asarray(indices)]] = True
+        asked, blind_cells = np.full(mdata.n_obs, indices is None), np.zeros(mdata.n_obs, bool)
+        if indices is not None:
+            asked[cell_positions(indices, mdata.n_obs, "indices")] = True
         out = {}
         for m, name in names.items():
             cells = mdata.obs_names.get_indexer(mdata.mod[name].obs_names)
             cells = cells[asked[cells]]
             generator = torch.Generator().manual_seed(int(random_state))
+            first = any_of(len(self.networks), generator)
             parts = [np.zeros((0, self.summary_stats[f"n_{m}"], n_samples), np.float32)]
             size = batch_size or self._cells_per_pass(m, n_samples)
             with isolated(random_state):
-                for readouts, _ in (
-                    self._readouts(m, given, mdata, cells, size, n_samples) if len(cells) else ()
+                for readouts, blind in (
+                    self._readouts(m, given, mdata, cells, size, n_samples, first=first) if len(cells) else ()
                 ):
-                    parts.append(readouts.drawn_counts(n_samples, generator).movedim(0, -1).cpu().numpy())
-            out[name] = GCXS.from_numpy(np.concatenate(parts), compressed_axes=(0,))
+                    drawn = readouts.drawn_counts(n_samples, generator).masked_fill(blind[:, None], torch.nan)
+                    parts.append(drawn.movedim(0, -1).cpu().numpy())
+            draws = np.concatenate(parts)
+            blind_cells[cells] |= np.isnan(draws).any((1, 2))
+            out[name] = GCXS.from_numpy(draws, compressed_axes=(0,))
+        warn_blind(blind_cells, self._known(given))
         return out
 
     def _cells_per_pass(self, modality: str, n_samples: int) -> int:
@@ -154,10 +163,21 @@ class Predictions:
         return int(np.clip(VALUES // (n_features * max(n_samples, 1)), 1, 512))
 
 
-def check_level(level: float, name: str) -> None:
-    """Refuse what is no probability."""
+def check_level(level: float, name: str, n_samples: int) -> None:
+    """Refuse what is no probability, and warn at the line that called the getter of too few draws for it."""
     if not 0 < level < 1:
         raise ValueError(f"{name} must lie between 0 and 1; got {level}")
+    if 1 <= n_samples < draws_for(level):
+        warnings.warn(
+            f"an interval from {n_samples} draws holds less than {name}={level}; take n_samples={draws_for(level)} or "
+            "more",
+            stacklevel=4,
+        )
+
+
+def draws_for(level: float) -> int:
+    """Return how many draws it takes that the interval from the least to the greatest of ``n``, (n - 1) / (n + 1), holds so much."""
+    return int(np.ceil((1 + level) / (1 - level) - 1e-6))
 
 
 def warn_blind(blind: np.ndarray, given: tuple[str, ...] | None) -> None:

@@ -17,7 +17,7 @@ from mmopt._compat import override_pull_on_update
 from mmopt._logging import logger
 from mmopt.models import starting, statistics
 from mmopt.models.data import read
-from mmopt.models.module import TriModule
+from mmopt.models.module import TriModule, freeze
 from mmopt.models.stored import blocks
 
 # what belongs to added batches: the parameter it continues, and along which axis
@@ -85,8 +85,9 @@ class Queries:
         model._register_manager_for_instance(manager)
         for network, learned in zip(model.networks, reference.networks, strict=True):
             network.load_state_dict(_extended(learned, manager, len(known)))
-        for name, parameter in model.module.named_parameters():
-            parameter.requires_grad_(unfrozen or "added" in name)
+            if unfrozen:  # the weight of the prior of the peaks
+                network.n_cells.fill_(mdata.n_obs)
+        freeze(model.module, unfrozen)
         model.module.eval()
         model.is_trained_ = True
         *_, device = parse_device_args(accelerator=accelerator, devices="auto", return_device="torch")
@@ -113,7 +114,8 @@ class Queries:
 
         Returns
         -------
-        A new MuData with raw counts in ``X`` (and in the reference's layer) and the same ``obs``.
+        A new MuData with raw counts in ``X`` (and in the reference's layer) and the same ``obs``, its cells in the same
+        order.
 
         Raises
         ------
@@ -162,6 +164,11 @@ class Queries:
             )
         with override_pull_on_update():
             out = MuData(mods)
+            kept = mdata.obs_names[mdata.obs_names.isin(out.obs_names)]
+            if not kept.equals(
+                out.obs_names
+            ):  # cells come as the modalities do, whose order is the reference's
+                out = out[kept].copy()
         out.obs = mdata.obs.reindex(out.obs_names)
         return out
 

@@ -173,10 +173,12 @@ class Readouts:
     ----------
     each
         Of each network what reads it, and its posterior.
+    first
+        The network from which the first draw comes, the same for all minibatches of a call; see :func:`any_of`.
     """
 
-    def __init__(self, each: list[tuple[Readout, Normal]]):
-        self.each = each
+    def __init__(self, each: list[tuple[Readout, Normal]], first: int = 0):
+        self.each, self.first = each, first
 
     def mean_levels(self, n_samples: int, generator: torch.Generator) -> Tensor:
         """Mean level over the networks, and in each over so many draws of its posterior; with 1 at its mean."""
@@ -190,12 +192,13 @@ class Readouts:
         ).mean(0)
 
     def drawn_levels(self, n_samples: int, generator: torch.Generator) -> Tensor:
-        """Draws of the level (draws × cells × features); one alone is at the posterior mean."""
-        source = generator if n_samples > 1 else None
+        """Draws of the level (draws × cells × features); one alone is the mean at the posterior means."""
+        if n_samples == 1:
+            return self.mean_levels(1, generator)[None]
         return torch.stack(
             [
-                readout.levels(*readout.state(qz, source, any_depth=True))
-                for readout, qz in self._in_turn(n_samples, generator)
+                readout.levels(*readout.state(qz, generator, any_depth=True))
+                for readout, qz in self._in_turn(n_samples)
             ]
         )
 
@@ -204,15 +207,18 @@ class Readouts:
         return torch.stack(
             [
                 readout.counts(*readout.state(qz, generator, any_depth=True))
-                for readout, qz in self._in_turn(n_samples, generator)
+                for readout, qz in self._in_turn(n_samples)
             ]
         )
 
-    def _in_turn(self, n: int, generator: torch.Generator) -> list[tuple[Readout, Normal]]:
-        """Go through the networks one after the other, from any of them."""
-        k = len(self.each)
-        first = int(torch.randint(k, (), generator=generator)) if k > 1 else 0
-        return [self.each[(first + i) % k] for i in range(n)]
+    def _in_turn(self, n: int) -> list[tuple[Readout, Normal]]:
+        """Go through the networks one after the other."""
+        return [self.each[(self.first + i) % len(self.each)] for i in range(n)]
+
+
+def any_of(n_networks: int, generator: torch.Generator) -> int:
+    """Choose a network, without a random number where there is but one."""
+    return int(torch.randint(n_networks, (), generator=generator)) if n_networks > 1 else 0
 
 
 def draw_negative_binomial(mean: Tensor, theta: Tensor) -> Tensor:

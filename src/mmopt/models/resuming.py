@@ -8,21 +8,69 @@ import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch import nn
 
 from mmopt.models.data import Mosaic
 from mmopt.models.stored import Counts, StoredRows
 
+ROUNDING = 1e-4  # of the norm of an array; another training step changes more
+Start = dict[str, Any]
+_BEGUN: WeakKeyDictionary[nn.Module, tuple[Path, Start, Start]] = WeakKeyDictionary()
+
 
 def describe(mosaic: Mosaic, held_out: np.ndarray, **settings: Any) -> str:
-    """Write down what decides a run: its settings, its data and which of the cells are held out."""
+    """Write down what decides a run: its settings, where it starts, its data and which of the cells are held out."""
     sha = hashlib.sha256(mosaic.batch.tobytes() + held_out.astype(np.int64).tobytes())
     for m, counts in mosaic.counts.items():
         for array in (mosaic.rows[m], *_fingerprint(counts)):
             sha.update(np.ascontiguousarray(array))
     return json.dumps(settings | {"data": sha.hexdigest()}, sort_keys=True, default=_name)
+
+
+def start_of(network: nn.Module, path: Path) -> Start:
+    """Return where training starts; where the last run with this file started, if nothing has changed since its end."""
+    now = _state(network)
+    last, start, end = _BEGUN.get(network, (None, now, now))
+    return start if last == path.absolute() and end == now and path.exists() else now
+
+
+def remember(network: nn.Module, path: Path, start: Start) -> None:
+    """Note where a run started that ends now, for the next one of the same network."""
+    _BEGUN[network] = path.absolute(), start, _state(network)
+
+
+@torch.no_grad()
+def _state(network: nn.Module) -> Start:
+    """Write down what is trained, and the state: two numbers for each array, since another machine rounds differently.
+
+    Depths are left out: they are fitted after training.
+    """
+    sha, numbers = hashlib.sha256(), {}
+    for name, value in network.state_dict().items():
+        x = value.detach().cpu().flatten()
+        if not x.is_floating_point():
+            sha.update(x.numpy().tobytes())
+        elif not name.startswith("depths."):
+            x = x.double()
+            numbers[name] = [float(x.norm()), float(x @ torch.arange(len(x)).double().cos_())]
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    return {"trained": trained, "exact": sha.hexdigest(), "state": numbers}
+
+
+def _same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether two descriptions are of one run."""
+    (x, rest), (y, others) = (_numbers_apart(description) for description in (found, expected))
+    near = x.keys() == y.keys() and all(np.allclose(x[k], y[k], 0, ROUNDING * y[k][0]) for k in x)
+    return near and rest == others
+
+
+def _numbers_apart(description: dict[str, Any]) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    start = dict(description.get("start", {}))
+    return start.pop("state", {}), description | {"start": start}
 
 
 def _fingerprint(counts: Counts) -> tuple[np.ndarray, ...]:
@@ -49,7 +97,7 @@ def resumable(path: Path | None, description: str) -> str | None:
     FileNotFoundError
         The folder does not exist.
     ValueError
-        The file is damaged, foreign, or of a run with other data or settings.
+        The file is damaged, foreign, or of a run with other data, settings or starting weights.
     """
     if path is None:
         return None
@@ -61,7 +109,7 @@ def resumable(path: Path | None, description: str) -> str | None:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums and does not read them
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
-        found = torch.load(path, map_location="cpu", weights_only=True)["mmopt"]["description"]
+        found = json.loads(torch.load(path, map_location="cpu", weights_only=True)["mmopt"]["description"])
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -74,9 +122,9 @@ def resumable(path: Path | None, description: str) -> str | None:
         zlib.error,
     ) as error:
         raise ValueError(f"{path} is no intact checkpoint of mmopt; delete it to start anew") from error
-    if found != description:
+    if not _same(found, json.loads(description)):
         raise ValueError(
-            f"{path} is the checkpoint of a run with other data or other settings; give those to go on with it, "
-            "or delete it to start anew"
+            f"{path} is the checkpoint of a run with other data, other settings or another start (reference model, "
+            "protein panels, seed of the weights); give those to go on with it, or delete it to start anew"
         )
     return str(path)

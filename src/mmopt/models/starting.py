@@ -1,10 +1,14 @@
 """What a model takes from the registered data before training."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scvi.data import AnnDataManager
 
+from mmopt import _checks
+from mmopt._logging import logger
 from mmopt.models import components, panels, statistics
-from mmopt.models.data import Mosaic, read
+from mmopt.models.data import Mosaic, forget, read
 
 
 def found(
@@ -43,8 +47,40 @@ def what_is_measured(manager: AnnDataManager, mosaic: Mosaic) -> dict[str, np.nd
     return measured
 
 
+def note_empty_batches(manager: AnnDataManager, known: Sequence[str]) -> None:
+    """Note in the setup which batches, beside those known, have no count of any protein: they did not measure protein.
+
+    Files that join experiments hold zeros there, which are absent values like those of single proteins.
+    """
+    fields = manager.registry["field_registries"]
+    batches = fields["batch"]["state_registry"]["categorical_mapping"]
+    if "prot" not in fields or manager.registry["setup_args"].get("protein_panels", "auto") != "auto":
+        return
+    state = fields["prot"]["state_registry"]
+    if state["absent"] or len(batches) < 2 or set(batches) <= set(known):
+        return
+    forget(manager)  # what is known of an earlier registration has these cells left out
+    mosaic = read(manager)
+    empty = panels.empty_batches(mosaic.counts["prot"], batch_of_rows(mosaic, "prot"), batches)
+    empty = [b for b in empty if b not in known]
+    if not empty:
+        return
+    where = f"modality {state['modality']!r}: the cells of {len(empty)} batches ({_checks.listed(empty)})"
+    state["empty_batches"] = [*state.get("empty_batches", []), *empty]
+    forget(manager)
+    lost = manager.adata.obs_names[~read(manager).present.any(1)]
+    if len(lost):
+        raise ValueError(
+            f"{where} have no count of any protein, and {len(lost)} of them no other modality "
+            f"({_checks.listed(lost)}); leave these cells out"
+        )
+    logger.warning("%s have no count of any protein; it is taken as not measured there", where)
+
+
 def batch_of_rows(mosaic: Mosaic, modality: str) -> np.ndarray:
-    """Return the batch of each row of a modality's counts."""
+    """Return the batch of each row of a modality's counts, -1 for rows that count as not measured."""
     rows = mosaic.rows[modality]
     cells = np.flatnonzero(rows >= 0)
-    return mosaic.batch[cells[np.argsort(rows[cells])]]
+    out = np.full(mosaic.counts[modality].shape[0], -1)
+    out[rows[cells]] = mosaic.batch[cells]
+    return out

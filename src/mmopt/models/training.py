@@ -164,7 +164,9 @@ class TriTrainingPlan(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.guard.check()
         row = self._log("train")
-        row |= {k: float(v) for k, v in self.trainer.callback_metrics.items() if "validation" in k}
+        held_out = {k: float(v) for k, v in self.trainer.callback_metrics.items() if "validation" in k}
+        self.guard.check_end(held_out, self.global_step - 1)
+        row |= held_out
         self.epochs.append(row)
         if self.patience is not None and self.current_epoch >= self.half:
             self.trainer.should_stop |= self.current_epoch - self.best_epoch >= self.patience
@@ -275,7 +277,7 @@ class MosaicTrainRunner(TrainRunner):
                 raise MemoryError(self._advice()) from error
             raise
         except NonFiniteLossError:
-            self.model.is_trained_ = self.model.is_trained_ or bool(self.training_plan.guard.saved)
+            self.model.is_trained_ = self.model.is_trained_ or bool(self.training_plan.epochs)
             raise
         except SystemExit as end:
             # Lightning turns Ctrl-C into an exit of the interpreter and goes on ignoring Ctrl-C

@@ -104,9 +104,10 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
                 raise ValueError(f"alignment must be a number of at least 0; got {value!r}")
         if n_networks > n_latent:
             raise ValueError(f"{n_networks} networks cannot share n_latent={n_latent} dimensions")
-        for name, value in {"dropout_rate": dropout_rate, "modality_dropout": modality_dropout}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie in [0, 1]; got {value!r}")
+        if not 0 <= dropout_rate <= 1:
+            raise ValueError(f"dropout_rate must lie in [0, 1]; got {dropout_rate!r}")
+        if not 0 <= modality_dropout < 1:  # a cell keeps at least one: at 1 it would keep all
+            raise ValueError(f"modality_dropout must lie in [0, 1); got {modality_dropout!r}")
         if registry is None and (mdata is None or self._get_most_recent_anndata_manager(mdata) is None):
             raise ValueError("a model needs data that are set up; call `TriVI.setup_mudata(mdata)` first")
         super().__init__(mdata, registry)
@@ -178,7 +179,8 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
         ----------
         mdata
             The data; cells may lack modalities. Counts in ``X`` stay on disk if they are there
-            (``mudata.read_h5mu(path, backed=True)``), and training reads them piece by piece.
+            (``mudata.read_h5mu(path, backed=True)``), and training reads them piece by piece. Data that change later
+            are read again, and refused if they no longer fit; single counts that are changed in place are not noticed.
         rna, atac, prot
             Names of the modalities; found by their usual names if not given, left out if ``False``.
         layer
@@ -191,8 +193,9 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
         protein_panels
             Which proteins each batch measured: a mapping from batches to names (batches that are not in it measured
             all), ``None`` if all batches measured all, ``"auto"`` to take a protein without a single count in a batch
-            as not measured there if other batches have it. What a batch did not measure is absent, not zero: it enters
-            neither the likelihood nor the embedding, and :meth:`get_normalized` imputes it.
+            as not measured there if other batches have it, and protein as not measured in a batch without a count of
+            any. What a batch did not measure is absent, not zero: it enters neither the likelihood nor the embedding,
+            and :meth:`get_normalized` imputes it.
 
         Raises
         ------

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from mmopt._checks import listed, nearest
+from mmopt._checks import listed, marks, nearest
 from mmopt._keys import ALIASES, HIGHLY_VARIABLE, MODALITIES
 
 
@@ -103,7 +103,7 @@ def choose_features(mdata: MuData, modalities: Mapping[str, str], keep: Mapping[
         var = mdata.mod[modality].var
         used = np.ones(len(var), dtype=bool)
         if HIGHLY_VARIABLE in var:
-            used = var[HIGHLY_VARIABLE].to_numpy(dtype=bool) | var.index.isin(keep.get(role, ()))
+            used = marks(var, HIGHLY_VARIABLE, modality) | var.index.isin(keep.get(role, ()))
         if not used.any():
             raise ValueError(
                 f"modality {modality!r}: var[{HIGHLY_VARIABLE!r}] marks no feature; mark some with `mm.pp.prepare(mdata)`, "
