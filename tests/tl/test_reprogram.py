@@ -5,6 +5,9 @@ import pytest
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
+from mmopt.tl._journey import Place, journey
+from mmopt.tl._reprogram_tables import SCREEN_CELLS
+from mmopt.tl._scene import set_stage
 
 QUICK = {"n_starts": 2, "n_evaluations": 6, "n_null": 19}
 
@@ -128,6 +131,21 @@ def test_cells_and_vectors_are_taken_as_groups_are(done):
     assert mdata.uns["reprogram"]["params"]["target"] == "target"
     from_vector = mm.tl.reprogram(mdata, vector, "monocyte", groupby="cell_type", **quick)
     assert from_vector["progress"].iloc[0] > 0
+
+
+def test_the_few_cells_of_the_screening_are_drawn_from_all_of_the_source(done):
+    """Data come sorted by sample or time: the first rows would be the cells of one of them."""
+    mdata = done[0]
+    stage = set_stage(mdata, regulons="regulons", groupby=None)
+    rows = np.flatnonzero((mdata.obs["cell_type"] == "progenitor").to_numpy())
+    start, end = Place("progenitor", rows), Place("cells", np.setdiff1d(np.arange(mdata.n_obs), rows))
+    seen = []
+    object.__setattr__(stage, "cells", lambda rows: seen.append(rows) or type(stage).cells(stage, rows))
+    journey(mdata, stage, start, end, None, 0)
+    drawn = np.searchsorted(rows, seen[1])
+    few = drawn[SCREEN_CELLS]
+    assert len(np.unique(drawn)) == len(drawn) == 60 < len(rows)
+    assert abs(few.mean() / len(rows) - 0.5) < 0.2
 
 
 def test_modes_and_features_limit_the_search(mdata):

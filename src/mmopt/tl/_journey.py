@@ -113,8 +113,8 @@ def journey(
         if p.rows is None:
             levels.append(p.state[None].astype(np.float32))
         else:
-            rows = np.sort(rng.permutation(p.rows)[:_CELLS])
-            levels.append(stage.cells(rows).level)
+            # as drawn, not as in the file: the search looks at the first few only
+            levels.append(stage.cells(rng.permutation(p.rows)[:_CELLS]).level)
     centres = np.stack([level.mean(0) for level in levels])
     several = [level.var(0) for level in levels if len(level) > 1]
     within = np.sqrt(np.mean(several, axis=0)) if several else scene.cells.level.std(0)
