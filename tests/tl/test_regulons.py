@@ -210,6 +210,22 @@ def test_a_network_that_predicts_nothing_says_so_and_so_does_what_is_computed_wi
     assert "of the genes in held-out cells: effects are mostly noise" in caplog.text
 
 
+def test_genes_that_are_not_there_are_not_predicted(regulated, caplog):
+    mdata, prior = regulated
+    rng, rna = np.random.default_rng(0), mdata["rna"].copy()
+    values = np.stack([rng.permutation(column) for column in rna.X.toarray().T], 1)
+    silent = rna.var_names[~rna.var_names.isin([*prior["source"], *prior["target"]])][:40]
+    values[:, rna.var_names.isin(silent)] = 0
+    rna.X = values
+    noise = MuData({"rna": rna})
+    mm.tl.regulons(noise, prior=prior, n_boot=5)
+    slot = noise.uns["regulons"]
+    assert slot["params"]["predictable"] < 0.05
+    assert "little in these counts to learn a network from" in caplog.text
+    r2 = slot["features"].set_index("feature")["held_out_r2"]
+    assert set(r2.index[r2.isna()]) == set(silent)
+
+
 def test_how_much_of_the_evidence_the_data_confirm_beside_chance(regulated, caplog):
     mdata, prior = regulated
     table = mdata.uns["regulons"]["regulators"].set_index("feature")

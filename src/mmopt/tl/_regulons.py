@@ -98,7 +98,7 @@ def regulons(
     ``edges``
         Table ``source_modality, source, target_modality, target, weight`` (mean coefficient, in standard deviations
         of the target's log odds per standard deviation of the occupancy), ``sd`` over the members,
-        ``sign_stability``, ``evidence``: ``"prior+peak"`` (in the prior, and the chromatin of the target agrees),
+        ``sign_stability`` (share of the members with the sign that most of them give), ``evidence``: ``"prior+peak"`` (in the prior, and the chromatin of the target agrees),
         ``"prior"``, ``"motif+peak"`` or ``"covariation"``.
     ``regulators``
         Table ``modality, feature, n_edges`` (edges to genes that prior and motifs give the regulator), ``n_confirmed`` (of
@@ -111,8 +111,8 @@ def regulons(
         Largest of the members, after it was kept below 0.95; ``members["spectral_radius"]`` has those before.
     ``members``, ``features``, ``params``, ``versions``
         What :func:`mmopt.tl.perturb` needs. ``features["held_out_r2"]``: share of each feature's variance that the regulators
-        predict in cells pooled apart; ``params["predictable"]``: share of the genes with more than 0.3. Below a tenth a
-        warning says so here, and another with every perturbation.
+        predict in cells pooled apart, NaN where it does not vary; ``params["predictable"]``: share of the genes that vary with
+        more than 0.3. Below a tenth a warning says so here, and another with every perturbation.
 
     Raises
     ------
@@ -209,7 +209,9 @@ def regulons(
         network, size, spread, radii = fit_network(
             whole, penalty, evidence, prior_strength=prior_strength, n_members=n_boot, seed=random_state
         )
-    predictable = float((explained[blocks["rna"]] > PREDICTED).mean())
+    of_genes = explained[blocks["rna"]]
+    of_genes = of_genes[np.isfinite(of_genes)]
+    predictable = float((of_genes > PREDICTED).mean()) if len(of_genes) else 0.0
     if prior is None and motifs is None:
         logger.warning(
             "no prior: %d regulators on the evidence of covariation alone; in simulations decoys then get effects as "
