@@ -1,7 +1,7 @@
 """Pooled, normalised raw counts of the cells of a MuData, all modalities side by side."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -28,12 +28,15 @@ class Profiles:
         Role to the row in ``mdata`` of each of them.
     embedding
         ``(n_cells, n_dims)``, in which neighbours are pooled.
+    counted
+        Role to whether each feature was counted in each cell, where a centred log ratio no longer tells (protein).
     """
 
     features: Features
     counts: Mapping[str, np.ndarray | sparse.csr_matrix]
     rows: Mapping[str, np.ndarray]
     embedding: np.ndarray
+    counted: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def values(self, query: np.ndarray, k: int, among: np.ndarray | None = None) -> np.ndarray:
         """Values of the pools around the queried cells, ``(n_query, n_features)``.
@@ -55,7 +58,7 @@ class Profiles:
         role = self.features.role(column)
         number = column - self.features.blocks[role].start
         here = cells[self.rows[role]]
-        values = self.counts[role][:, [number]]
+        values = self.counted.get(role, self.counts[role])[:, [number]]
         values = values.toarray() if sparse.issparse(values) else values
         return int((np.ravel(values)[here] > 0).sum()), int(here.sum())
 
@@ -71,7 +74,7 @@ def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_r
         No such embedding.
     """
     check_obs(mdata, features.modalities)
-    matrices, rows = {}, {}
+    matrices, rows, counted = {}, {}, {}
     for role, name in features.modalities.items():
         adata = mdata.mod[name]
         matrix = counts(adata, name, layer)[:, adata.var_names.get_indexer(features.names[role])]
@@ -79,11 +82,10 @@ def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_r
         here = np.flatnonzero(place >= 0)
         matrix = matrix[place[here]]
         if role == "prot":
-            matrix = log_ratio(
-                np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
-            )
+            raw = np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
+            matrix, counted[role] = log_ratio(raw), raw > 0
         matrices[role], rows[role] = matrix, here
-    return Profiles(features, matrices, rows, _embedding(mdata, features, matrices, rows, use_rep))
+    return Profiles(features, matrices, rows, _embedding(mdata, features, matrices, rows, use_rep), counted)
 
 
 def stored_embedding(mdata: MuData, use_rep: str) -> np.ndarray:
