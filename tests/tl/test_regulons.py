@@ -100,10 +100,39 @@ def test_motifs_in_linked_peaks_are_evidence(regulated):
     hit = links[links["gene"] == "KLF1"].iloc[0]
     motifs = pd.DataFrame({"peak": [hit["peak"]], "source": ["GATA1"]})
     prior = prior[~((prior["source"] == "GATA1") & (prior["target"] == "KLF1"))]
-    edges = refit(mdata, prior=prior, motifs=motifs, n_boot=5)["edges"]
+    slot = refit(mdata, prior=prior, motifs=motifs, n_boot=5)
+    edges = slot["edges"]
     mine = edges[(edges["source"] == "GATA1") & edges["target"].isin(["KLF1", hit["peak"]])]
-    assert set(mine["evidence"].astype(str)) <= {"motif+peak", "prior+peak"}
-    assert len(mine)
+    assert set(mine["evidence"].astype(str)) == {"motif+peak"}
+    assert slot["params"]["n_prior_edges"] == prior["target"].isin(mdata["rna"].var_names).sum()
+
+
+def test_what_repeats_in_a_prior_does_not_depend_on_its_order(regulated):
+    mdata, prior = regulated
+    unknown = prior.assign(weight=np.nan)
+    conflict = prior.iloc[[0]].assign(weight=-prior["weight"].iloc[0])
+    doubled = pd.concat([prior.iloc[1:], unknown.iloc[1:], prior.iloc[[0]], conflict], ignore_index=True)
+    plain = pd.concat([unknown.iloc[[0]], prior.iloc[1:]], ignore_index=True)
+    expected = refit(mdata, prior=plain, n_boot=5)["edges"]
+    for order in (doubled, doubled[::-1]):
+        pd.testing.assert_frame_equal(refit(mdata, prior=order, n_boot=5)["edges"], expected)
+
+
+def test_tables_that_match_nothing_are_warned_of(regulated, caplog):
+    mdata, prior = regulated
+    peaks = mdata["atac"].var_names.str.replace("-", ":", n=1)
+    motifs = pd.DataFrame({"peak": peaks, "source": "GATA1"})
+    refit(mdata, prior=prior.assign(target=prior["target"].str.lower()), motifs=motifs, n_boot=5)
+    assert f"prior: none of its {len(prior)} rows joins one of the regulators to a gene" in caplog.text
+    assert "motifs: none of its 200 rows joins one of the regulators to a linked peak" in caplog.text
+    assert f"column 'peak' has '{peaks[0]}'" in caplog.text
+    assert f"modality 'atac' '{mdata['atac'].var_names[0]}'" in caplog.text
+    caplog.clear()
+    other = mdata.copy()
+    other["rna"].var["chrom"] = other["rna"].var["chrom"].astype(str).str.removeprefix("chr")
+    mm.tl.regulons(other, prior=prior, n_boot=5)
+    assert "genes and peaks have no chromosome in common ('1', " in caplog.text
+    assert "joins one of the regulators" not in caplog.text
 
 
 def test_donors_and_missing_positions(regulated, caplog):

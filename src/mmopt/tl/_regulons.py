@@ -62,8 +62,9 @@ def regulons(
     mdata
         Raw counts of RNA, and ATAC and surface protein where there are.
     prior
-        Edges with columns ``source``, ``target`` and optionally ``weight`` (or ``sign``, ``mor``), as decoupler's
-        networks come; a source may be a protein, as ``"prot:CD4"``. Without a prior every gene (or ``regulators``)
+        Edges with columns ``source``, ``target`` and optionally ``weight`` (or ``sign``, ``mor``; numbers, ``"+"`` or
+        ``"-"``), as decoupler's networks come; a source may be a protein, as ``"prot:CD4"``. An edge that is there with both
+        signs has none. Without a prior every gene (or ``regulators``)
         may regulate, on the evidence of covariation alone: decoys then get effects as large as true regulators.
     rna, atac, prot
         Names of the modalities; ``False`` leaves one out.
@@ -170,7 +171,7 @@ def regulons(
         bottom[blocks["prot"]] = 0.95 * np.quantile(values[:, blocks["prot"]], 0.005, axis=0)
     scale = np.maximum(top - bottom, 1e-9)
     links = linked_peaks(mdata, features, values, window)
-    sign, by_motif = edge_support(mdata, features, links, columns, prior, motifs)
+    sign, in_prior, by_motif = edge_support(mdata, features, links, columns, prior, motifs)
     donors = None
     if donor_key is not None:
         codes, names = batch_codes(mdata, donor_key, modalities)  # refuses cells without a donor
@@ -253,7 +254,7 @@ def regulons(
             "sd": spread,
             "sign_stability": sign_stability(network.weights),
             "evidence": pd.Categorical(
-                labels(sign, by_motif, (expected == agrees.T) & (expected != 0), target, network.source)
+                labels(in_prior, by_motif, (expected == agrees.T) & (expected != 0), target, network.source)
             ),
         }
     )
@@ -301,7 +302,7 @@ def regulons(
             "window": float(window),
             "donor_key": donor_key or "",
             "predictable": predictable,
-            "n_prior_edges": int((sign[: len(features.names["rna"])] != 0).sum()),
+            "n_prior_edges": int(in_prior[: len(features.names["rna"])].sum()),
             "random_state": random_state,
         },
         "versions": versions(),
@@ -319,7 +320,7 @@ def _checked_table(table: pd.DataFrame | None, name: str, columns: tuple[str, st
         raise ValueError(f"{name}: no column {listed(missing)}; there are {listed(table.columns)}")
     if table.empty:
         raise ValueError(f"{name}: the table has no rows")
-    return table.drop_duplicates(list(columns)).reset_index(drop=True)
+    return table.reset_index(drop=True)
 
 
 def _wanted(
