@@ -149,6 +149,45 @@ def test_donors_and_missing_positions(regulated, caplog):
     assert copy.uns["regulons"]["params"]["donor_key"] == "six"
 
 
+def test_a_modality_of_the_donors_of_one_half_only(regulated, caplog):
+    mdata, prior = regulated
+    donors = np.resize(list("abcdef"), mdata.n_obs)
+
+    def mosaic(measured):
+        with override_pull_on_update():
+            made = MuData(
+                {"rna": mdata["rna"].copy(), "prot": mdata["prot"][np.isin(donors, measured)].copy()}
+            )
+        made.obs["six"] = pd.Series(donors, index=mdata.obs_names)[made.obs_names]
+        made.obsm["X_pca"] = np.random.default_rng(0).standard_normal((made.n_obs, 5))
+        return made
+
+    for seed in range(3):
+        made = mosaic(["a", "b"])
+        mm.tl.regulons(made, prior=prior, donor_key="six", use_rep="X_pca", n_boot=5, random_state=seed)
+    assert "across cells, not donors" not in caplog.text
+    mm.tl.regulons(mosaic(["a"]), prior=prior, donor_key="six", use_rep="X_pca", n_boot=5)
+    assert "so penalties are validated across cells, not donors" in caplog.text
+    alone = mosaic(["a"])
+    alone.mod["prot"] = alone["prot"][:1].copy()
+    with override_pull_on_update():
+        alone.update()
+    with pytest.raises(ValueError, match=r"no two have 'rna', 'prot' both.*`prot=False`"):
+        mm.tl.regulons(alone, prior=prior, use_rep="X_pca", n_boot=5)
+
+
+def test_a_regulator_with_its_modality_that_is_not_highly_variable(regulated):
+    mdata = regulated[0].copy()
+    for role in ("rna", "prot"):
+        mdata[role].var["highly_variable"] = True
+    protein = mdata["prot"].var_names[2]
+    mdata["rna"].var.loc["GATA1", "highly_variable"] = False
+    mdata["prot"].var.loc[protein, "highly_variable"] = False
+    named = ["rna:GATA1", "SPI1", f"adt:{protein}"]
+    mm.tl.regulons(mdata, regulators=named, n_boot=5)
+    assert set(mdata.uns["regulons"]["regulators"]["feature"]) == {"GATA1", "SPI1", protein}
+
+
 def test_cells_without_a_modality_need_a_joint_embedding(regulated):
     mdata, prior = regulated
     with override_pull_on_update():

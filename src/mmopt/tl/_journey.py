@@ -50,9 +50,10 @@ def place(mdata: MuData, stage: Stage, end: End, what: str, groupby: str | None)
                 f"{what}={end!r}: no such group in obs column {groupby!r}; nearest: {listed(nearest(end, names) or names)}"
             )
         return Place(end, np.flatnonzero((labels.astype(str) == end).to_numpy() & labels.notna().to_numpy()))
-    if isinstance(end, pd.Series | Mapping):
+    is_mask = isinstance(end, pd.Series) and pd.api.types.is_bool_dtype(end.dtype)
+    if isinstance(end, pd.Series | Mapping) and not is_mask:
         return _vector(stage, pd.Series(end, dtype=float), what, mdata)
-    if not isinstance(end, Sequence | np.ndarray | pd.Index):
+    if not isinstance(end, Sequence | np.ndarray | pd.Index | pd.Series):
         raise TypeError(
             f"{what}: a group's name, cells (a mask or names) or a vector (a Series or dict of features) is needed, "
             f"not {end!r:.60}"

@@ -240,6 +240,7 @@ def perturb(
             "interval": interval,
             **extra.pop("params", {}),
             "regulons": regulons,
+            "modalities": dict(stage.features.modalities),
             "model": model is not None,
             "random_state": random_state,
         },

@@ -1,6 +1,6 @@
 """Who regulates whom: an ensemble of networks from a prior, chromatin and covariation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,15 @@ from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
 from mmopt.grn.scale import chromatin_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
-from mmopt.tl._features import Features, choose_features
-from mmopt.tl._profiles import read_profiles
+from mmopt.tl._features import Features, choose_features, role_of
+from mmopt.tl._profiles import read_profiles, usual_embedding
 
 _FIT_CELLS = 3000
 _LEAST_CELLS = 10
 # evidence of at least so many edges that is not confirmed so many standard deviations more often than by chance is warned of
 _JUDGED_EDGES, _CHANCE = 20, 2.0
+# halves of donors, or of cells, that are drawn until both have every modality
+_TRIES = 50
 
 
 def regulons(
@@ -156,9 +158,9 @@ def regulons(
     if motifs is not None and "atac" not in modalities:
         raise ValueError("motifs lie in peaks, but there is no ATAC modality; name it with `atac=`")
     wanted = _wanted(prior, motifs, regulators)
-    features = choose_features(
-        mdata, modalities, {"rna": wanted, "prot": {w.partition(":")[2] for w in wanted}}
-    )
+    named = {(role_of(w.partition(":")[0], modalities), w.partition(":")[2]) for w in wanted}
+    keep = {role: {name for r, name in named if r == role} for role in ("rna", "prot")}
+    features = choose_features(mdata, modalities, keep | {"rna": keep["rna"] | wanted})
     profiles = read_profiles(mdata, features, layer=layer, use_rep=use_rep)
     columns = _regulator_columns(mdata, features, prior, motifs, regulators)
 
@@ -200,10 +202,9 @@ def regulons(
 
     whole = problem(level, opened, query)
     folds = []
-    for among in _folds(mdata.n_obs, donors, rng):
-        if all(among[rows].any() for rows in profiles.rows.values()):
-            rows = query[among[query]]
-            folds.append(problem(*levels(profiles.values(rows, n_neighbors, among)), rows))
+    for among in _folds(profiles.rows, mdata.n_obs, donors, rng):
+        rows = query[among[query]]
+        folds.append(problem(*levels(profiles.values(rows, n_neighbors, among)), rows))
     with sensible_threads(len(columns) * values.shape[1]):
         penalty, errors, explained = cross_validated_penalty(folds, prior_strength)
         evidence = confirm(whole, penalty, prior_strength, random_state)
@@ -294,7 +295,7 @@ def regulons(
         "params": {
             "modalities": dict(modalities),
             "layer": layer or "",
-            "use_rep": use_rep or "",
+            "use_rep": use_rep or usual_embedding(mdata),
             "n_neighbors": n_neighbors,
             "penalty": penalty,
             "prior_strength": float(prior_strength),
@@ -361,14 +362,32 @@ def _regulator_columns(
     return np.unique(columns)
 
 
-def _folds(n: int, donors: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
-    """Two halves of the cells, or of the donors where there are at least four."""
+def _folds(
+    measured: Mapping[str, np.ndarray], n: int, donors: np.ndarray | None, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Two halves of the cells, or of the donors where there are at least four; each with cells of every modality."""
+
+    def whole(half: np.ndarray) -> bool:
+        return all(half[rows].any() and not half[rows].all() for rows in measured.values())
+
     names = np.unique(donors) if donors is not None else np.array([])
     if len(names) >= 4:
-        half = np.isin(donors, rng.permutation(names)[: len(names) // 2])
-    else:
+        for _ in range(_TRIES):
+            half = np.isin(donors, rng.permutation(names)[: len(names) // 2])
+            if whole(half):
+                return [half, ~half]
+        logger.warning(
+            "no two halves of the %d donors have all modalities both, so penalties are validated across cells, not donors",
+            len(names),
+        )
+    for _ in range(_TRIES):
         half = rng.permutation(n) < n // 2
-    return [half, ~half]
+        if whole(half):
+            return [half, ~half]
+    raise ValueError(
+        f"a network is validated in two halves of the cells, and no two have {listed(measured)} both: too few cells have one of "
+        "them; leave that modality out, e.g. with `prot=False`"
+    )
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
