@@ -8,6 +8,9 @@ import pytest
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
+from mmopt._response import log_odds
+from mmopt.tl._interventions import build, parse
+from mmopt.tl._scene import set_stage
 
 
 @pytest.fixture
@@ -153,6 +156,25 @@ def test_a_closed_promoter_lowers_its_gene_and_what_follows(mdata):
     assert of_all(result, "atac").loc[promoter, "direct"]
     knockout = of_all(run(mdata, "GATA1"))["delta"].drop("GATA1")
     assert np.corrcoef(knockout, rna["delta"].drop("GATA1"))[0, 1] > 0.6
+
+
+def test_all_peaks_of_a_gene_closed_are_all_of_its_chromatin(mdata):
+    links = mdata.uns["regulons"]["links"]
+    several = links["gene"].value_counts()
+    gene = next(g for g in several.index[several >= 2] if g in set(mdata["rna"].var_names))
+    peaks = links.loc[links["gene"] == gene, "peak"].tolist()
+    stage = set_stage(mdata, regulons="regulons", groupby=None)
+    column = stage.features.find(gene, mdata)
+
+    def shift(names):
+        asked = parse(names, "block", None, stage.features, mdata)
+        return build(asked, stage.features, stage.scene, stage.links, stage.cognate, None).shifts[column]
+
+    level = stage.scene.cells.level[:, column]
+    np.testing.assert_allclose(shift(peaks), log_odds(0 * level) - log_odds(level))
+    alone = [shift([peak]) for peak in peaks[:2]]
+    both = shift(peaks[:2])
+    assert (both <= np.minimum(*alone) + 1e-12).all()
 
 
 def test_a_blocked_protein_acts_only_through_an_explicit_edge(regulated):

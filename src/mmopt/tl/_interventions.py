@@ -155,7 +155,6 @@ def build(
     level, highest = scene.cells.level, scene.cells.highest
     top, bottom = scene.readout.top, scene.readout.bottom
     clamps: dict[int, np.ndarray | float] = {}
-    shifts: dict[int, np.ndarray] = {}
     for one in interventions:
         c, much = one.column, one.level
         if one.mode in ("knockout", "block"):
@@ -167,9 +166,7 @@ def build(
         else:
             value = float((much - bottom[c]) / max(top[c] - bottom[c], 1e-9))
         clamps[c] = value
-        if features.role(c) == "atac":
-            for gene, shift in _closed(c, features, level, links).items():
-                shifts[gene] = shifts.get(gene, 0) + shift
+    shifts = _closed([c for c in clamps if features.role(c) == "atac"], features, level, links)
     for protein, gene in zip(cognate["protein"], cognate["gene"], strict=True):
         column = features.blocks["prot"].start + protein
         if gene in clamps and column not in clamps:
@@ -184,17 +181,21 @@ def _follows(protein: np.ndarray, gene: np.ndarray, value: np.ndarray | float) -
     return np.maximum(protein + slope * (value - gene), 0)
 
 
-def _closed(column: int, features: Features, level: np.ndarray, links: pd.DataFrame) -> dict[int, np.ndarray]:
-    """Shift of the log odds of each gene a peak serves: expression falls by the peak's share of the open chromatin."""
+def _closed(
+    closed: list[int], features: Features, level: np.ndarray, links: pd.DataFrame
+) -> dict[int, np.ndarray]:
+    """Shift of the log odds of each gene the peaks serve: expression falls by their share of its open chromatin."""
+    if not closed:
+        return {}
     start = features.blocks["atac"].start
     genes, peaks = features.names["rna"], features.names["atac"]
-    served = links.loc[links["peak"] == features.name(column), "gene"]
+    served = links.loc[links["peak"].isin([features.name(c) for c in closed]), "gene"]
     out = {}
-    for gene in served:
+    for gene in served.unique():
         mine = links[links["gene"] == gene]
         columns = start + peaks.get_indexer(mine["peak"])
         open_ = np.maximum(level[:, columns], 0) * mine["weight"].to_numpy()
-        share = open_[:, columns == column].sum(1) / np.maximum(open_.sum(1), 1e-9)
+        share = open_[:, np.isin(columns, closed)].sum(1) / np.maximum(open_.sum(1), 1e-9)
         g = int(genes.get_loc(gene))
         out[g] = log_odds(level[:, g] * (1 - share)) - log_odds(level[:, g])
     return out
