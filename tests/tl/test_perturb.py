@@ -10,6 +10,7 @@ import mmopt as mm
 from mmopt._compat import override_pull_on_update
 from mmopt._response import log_odds
 from mmopt.tl._interventions import build, parse
+from mmopt.tl._journey import place
 from mmopt.tl._scene import set_stage
 
 
@@ -248,6 +249,7 @@ REFUSED = [
         ValueError,
         "beyond twice what was observed.*allow_extrapolation",
     ),
+    (({"GATA1": 1e6},), {}, ValueError, r"1e\+06 is .* times its 99.9 %.*beyond twice.*allow_extrapolation"),
     (("GENE9",), {}, ValueError, "no outgoing edge.*on_missing='zero'"),
     (("GATA1",), {"on_missing": "ignore"}, ValueError, "on_missing must be"),
     (("GATA1",), {"n_steps": 0}, ValueError, "n_steps must be"),
@@ -324,6 +326,27 @@ def test_what_was_left_out_of_the_network_is_told(regulated):
     mm.tl.regulons(marked, prior=prior, n_boot=5)
     with pytest.raises(KeyError, match="'GENE9' is in modality 'rna' but not in the network"):
         mm.tl.perturb(marked, "GENE9")
+
+
+def test_levels_are_counts_per_ten_thousand_of_all_genes(regulated):
+    mdata, prior = regulated[0].copy(), regulated[1]
+    names = mdata["rna"].var_names
+    busy = names[~names.isin(prior["source"])][:20]
+    counts = mdata["rna"].X.toarray()
+    counts[:, names.isin(busy)] *= 20
+    mdata["rna"].X = counts
+    mdata["rna"].var["highly_variable"] = ~names.isin(busy)
+    mm.tl.regulons(mdata, prior=prior, n_boot=5)
+    stage = set_stage(mdata, regulons="regulons", groupby=None)
+    expressed = 1e4 * counts / counts.sum(1, keepdims=True)
+    asked = parse({"GATA1": expressed[:, names.get_loc("GATA1")].mean()}, "set", None, stage.features, mdata)
+    clamps = build(asked, stage.features, stage.scene, stage.links, stage.cognate, None).clamps
+    column = stage.features.find("GATA1", mdata)
+    assert clamps[column] == pytest.approx(stage.scene.cells.level[:, column].mean(), rel=0.2)
+    vector = pd.Series(np.log1p(expressed.mean(0)), names)[~names.isin(busy)]
+    state = place(mdata, stage, vector, "target", None).state
+    mine = stage.features.blocks["rna"]
+    assert np.median(state[mine] / stage.scene.cells.level[:, mine].mean(0)) == pytest.approx(1, abs=0.15)
 
 
 def test_cells_pushed_out_of_what_was_seen_are_reported(mdata):

@@ -37,6 +37,16 @@ def read(mdata, use_rep="X_pca"):
     return read_profiles(mdata, features, layer=None, use_rep=use_rep)
 
 
+def test_counts_per_ten_thousand_of_all_that_was_counted_and_of_the_features(mdata):
+    assert read(mdata).features.within(5.0, "rna") == 5.0
+    mdata["rna"].var["highly_variable"] = [True, True, False, False, False, False]
+    features = read(mdata).features
+    counts = mdata["rna"].X
+    share = (counts[:, :2].sum(1) / counts.sum(1)).mean()
+    assert features.within(5.0, "rna") == pytest.approx(5 / share)
+    assert features.within(5.0, "prot") == 5.0
+
+
 def test_a_protein_was_counted_where_it_has_counts_however_many_the_others_have(mdata):
     mdata["prot"].X[:7, 2] = 0
     profiles, everyone = read(mdata), np.ones(40, dtype=bool)

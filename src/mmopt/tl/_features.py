@@ -1,7 +1,7 @@
 """Features of all modalities side by side, and how a user names one of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,14 @@ class Features:
         Role (``"rna"``, ``"atac"``, ``"prot"``) to the modality's name.
     names
         Role to the names of its features that are used.
+    shares
+        Role (RNA, ATAC) to the share of a cell's counts that these features have, mean over the cells; 1 where it is not
+        known.
     """
 
     modalities: Mapping[str, str]
     names: Mapping[str, pd.Index]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def blocks(self) -> dict[str, slice]:
@@ -50,6 +54,10 @@ class Features:
         """Name of the feature of a column."""
         role = self.role(column)
         return str(self.names[role][column - self.blocks[role].start])
+
+    def within(self, values: np.ndarray | float, role: str) -> np.ndarray | float:
+        """Turn counts per 10,000 of all that was counted, as users know them, into such of 10,000 counts of these features."""
+        return values / self.shares.get(role, 1.0)
 
     def find(self, feature: str, mdata: MuData) -> int:
         """Column of ``"GATA1"``, or of ``"rna:CD4"`` where a name alone would be ambiguous.

@@ -74,6 +74,9 @@ def _vector(stage: Stage, values: pd.Series, what: str, mdata: MuData) -> Place:
     logged = values.to_numpy(dtype=float)
     share = np.array([stage.features.role(c) != "prot" for c in columns])
     plain = np.where(share, np.expm1(logged), np.exp(logged))
+    plain = np.array(
+        [stage.features.within(v, stage.features.role(c)) for v, c in zip(plain, columns, strict=True)]
+    )
     level = (plain - readout.bottom[columns]) / np.maximum(
         readout.top[columns] - readout.bottom[columns], 1e-9
     )
@@ -82,7 +85,7 @@ def _vector(stage: Stage, values: pd.Series, what: str, mdata: MuData) -> Place:
         odd = values.index[far]
         raise ValueError(
             f"{what}: values of {listed(odd, 3)} are far from what the cells have; a vector holds log1p of counts per "
-            "10,000 (RNA, ATAC) or centred log ratios (protein), not z scores or raw counts"
+            "10,000 of all that was counted (RNA, ATAC) or centred log ratios (protein), not z scores or raw counts"
         )
     state = stage.scene.cells.level.mean(0).astype(float)
     state[columns] = level

@@ -1,7 +1,7 @@
 """Pooled, normalised raw counts of the cells of a MuData, all modalities side by side."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -44,8 +44,8 @@ class Profiles:
     def values(self, query: np.ndarray, k: int, among: np.ndarray | None = None) -> np.ndarray:
         """Values of the pools around the queried cells, ``(n_query, n_features)``.
 
-        Counts per 10,000 for RNA and ATAC; for protein the exponent of the mean centred log ratio. ``among`` (boolean,
-        one per cell of the data) limits what may be pooled.
+        Counts per 10,000 of these features for RNA and ATAC; for protein the exponent of the mean centred log ratio.
+        ``among`` (boolean, one per cell of the data) limits what may be pooled.
         """
         parts = []
         for role in self.features.modalities:
@@ -77,18 +77,23 @@ def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_r
         No such embedding.
     """
     check_obs(mdata, features.modalities)
-    matrices, rows, counted = {}, {}, {}
+    matrices, rows, counted, shares = {}, {}, {}, {}
     for role, name in features.modalities.items():
         adata = mdata.mod[name]
-        matrix = counts(adata, name, layer)[:, adata.var_names.get_indexer(features.names[role])]
+        whole = counts(adata, name, layer)
+        matrix = whole[:, adata.var_names.get_indexer(features.names[role])]
         place = positions(mdata, name)
         here = np.flatnonzero(place >= 0)
         matrix = matrix[place[here]]
         if role == "prot":
             raw = np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
             matrix, counted[role] = log_ratio(raw), raw > 0
+        elif matrix.shape[1] < whole.shape[1]:
+            mine, total = (np.ravel(m.sum(1)).astype(float) for m in (matrix, whole[place[here]]))
+            shares[role] = float((mine[total > 0] / total[total > 0]).mean())
         matrices[role], rows[role] = matrix, here
-    return Profiles(features, matrices, rows, _embedding(mdata, features, matrices, rows, use_rep), counted)
+    embedding = _embedding(mdata, features, matrices, rows, use_rep)
+    return Profiles(replace(features, shares=shares), matrices, rows, embedding, counted)
 
 
 def stored_embedding(mdata: MuData, use_rep: str) -> np.ndarray:
@@ -170,4 +175,4 @@ def read_profiles_of(mdata: MuData, regulons: str) -> tuple[Features, Profiles]:
             "`mm.tl.regulons` again"
         )
     profiles = read_profiles(mdata, features, layer=params["layer"] or None, use_rep=use_rep)
-    return features, profiles
+    return profiles.features, profiles

@@ -109,8 +109,8 @@ def simulate(
     ``fate_time``
         Table ``time, arm, label, p, lo, hi``; arms ``wild_type`` and, with interventions, ``perturbed``.
     ``features``
-        Table ``modality, feature, time, arm, mean, lo, hi``: log1p counts per 10,000 for RNA and ATAC, the centred log ratio for
-        protein.
+        Table ``modality, feature, time, arm, mean, lo, hi``: log1p counts per 10,000 of these features for RNA and ATAC, the
+        centred log ratio for protein.
     ``ood``
         Table ``time, arm, share`` of states farther from the observed ones than 99 % of those from each other.
     ``paths``
