@@ -136,6 +136,11 @@ def journey(
     seen = np.sort(moved[np.argsort(-telling, kind="stable")[:_SEEN]])
     cells = Cells(levels[1], scene.cells.highest)
     regulators = network.regulators
+    gap = centres[0, regulators] - centres[1, regulators]
+    for p in (target, source):
+        if p.known is not None:
+            # a vector says nothing of the others: the mean over all cells, which stands for them, is no target
+            gap = np.where(p.known[regulators], gap, 0)
     task = Journey(
         network,
         cells,
@@ -143,7 +148,7 @@ def journey(
         centres[:, seen].astype(np.float32),
         within[seen].astype(np.float32),
         (FACTOR * scene.cells.highest[regulators]).astype(np.float32),
-        centres[0, regulators] - centres[1, regulators],
+        gap,
     )
     return task, names
 

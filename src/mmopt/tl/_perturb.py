@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PSEUDOTIME = "dpt_pseudotime"
 _MUCH = 0.1
-_MATCHED, _MATCHED_MEMBERS = 20, 2
+_MATCHED = 20
 
 
 def perturb(
@@ -157,7 +157,11 @@ def perturb(
     """
     if n_null < 5:
         raise ValueError(f"n_null must be at least 5, got {n_null}")
-    if n_steps is not None and n_steps != "steady" and not (isinstance(n_steps, int) and n_steps > 0):
+    if (
+        n_steps is not None
+        and n_steps != "steady"
+        and not (isinstance(n_steps, int | np.integer) and n_steps > 0)
+    ):
         raise ValueError(f"n_steps must be a positive integer, 'steady' or None, got {n_steps!r}")
     check_interval(interval, cells)
     check_method(method, n_steps, interval)
@@ -360,7 +364,7 @@ def _matched_p(stage: Stage, clamp: Perturbation, norm: np.ndarray, rng: np.rand
     chosen = rng.permutation(near)[:_MATCHED]
     for other in chosen:
         swapped = Perturbation({int(other): clamp.clamps[mine[0]]}, {}, clamp.n_steps)
-        effect = scene.draws(swapped, range(min(_MATCHED_MEMBERS, scene.network.n_members)))[0].mean(0)
+        effect = scene.draws(swapped)[0].mean(0)
         larger += rms_of_effects(effect, rna, swapped) >= norm
     return (1 + larger) / (1 + len(chosen))
 
