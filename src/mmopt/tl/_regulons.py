@@ -101,8 +101,9 @@ def regulons(
     ``edges``
         Table ``source_modality, source, target_modality, target, weight`` (mean coefficient, in standard deviations
         of the target's log odds per standard deviation of the occupancy), ``sd`` over the members (both before the spectral
-        radius is limited), ``sign_stability`` (share of the members with the sign that most of them give), ``evidence``: ``"prior+peak"`` (in the prior, and the chromatin of the target agrees),
-        ``"prior"``, ``"motif+peak"`` or ``"covariation"``.
+        radius is limited), ``sign_stability`` (share of the members with the sign that most of them give), ``evidence``:
+        ``"prior+peak"`` (in the prior, and the chromatin of the target agrees), ``"prior"``, ``"motif+peak"`` or
+        ``"covariation"``.
     ``regulators``
         Table ``modality, feature, n_edges`` (edges to genes that prior and motifs give the regulator), ``n_confirmed`` (of
         these, how many come out with the same sign and a standardised coefficient above 0.1), ``n_by_chance`` (the same of as

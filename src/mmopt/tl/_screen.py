@@ -81,9 +81,9 @@ def screen(
     DataFrame
         ``perturbation, modality, feature, group, delta, sd, q05, q95, prob_up, direct``. ``mdata.uns["screen"]`` gets
         ``effects`` (this table), ``ranking`` (``group, perturbation, shift_norm``, root mean square of the RNA effects,
-        ``n_confident``, RNA features that are not clamped and whose interval leaves out 0, and of the perturbed regulators in :func:`mmopt.tl.regulons`
-        the largest ``doubt`` and the fewest edges ``n_confirmed``, NaN where none is perturbed: with few, a low rank says little),
-        ``skipped`` (what was refused, and why), ``params`` and ``versions``; with
+        ``n_confident``, RNA features that are not clamped and whose interval leaves out 0, and of the perturbed regulators in
+        :func:`mmopt.tl.regulons` the largest ``doubt`` and the fewest edges ``n_confirmed``, NaN where none is perturbed: with
+        few, a low rank says little), ``skipped`` (what was refused, and why), ``params`` and ``versions``; with
         conformal intervals ``calibration`` and ``not_calibrated`` (its skipped perturbations) too.
 
     Raises
