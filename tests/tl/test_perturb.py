@@ -8,10 +8,6 @@ import pytest
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
-from mmopt._response import log_odds
-from mmopt.tl._interventions import build, parse
-from mmopt.tl._journey import place
-from mmopt.tl._scene import set_stage
 
 
 @pytest.fixture
@@ -157,25 +153,6 @@ def test_a_closed_promoter_lowers_its_gene_and_what_follows(mdata):
     assert of_all(result, "atac").loc[promoter, "direct"]
     knockout = of_all(run(mdata, "GATA1"))["delta"].drop("GATA1")
     assert np.corrcoef(knockout, rna["delta"].drop("GATA1"))[0, 1] > 0.6
-
-
-def test_all_peaks_of_a_gene_closed_are_all_of_its_chromatin(mdata):
-    links = mdata.uns["regulons"]["links"]
-    several = links["gene"].value_counts()
-    gene = next(g for g in several.index[several >= 2] if g in set(mdata["rna"].var_names))
-    peaks = links.loc[links["gene"] == gene, "peak"].tolist()
-    stage = set_stage(mdata, regulons="regulons", groupby=None)
-    column = stage.features.find(gene, mdata)
-
-    def shift(names):
-        asked = parse(names, "block", None, stage.features, mdata)
-        return build(asked, stage.features, stage.scene, stage.links, stage.cognate, None).shifts[column]
-
-    level = stage.scene.cells.level[:, column]
-    np.testing.assert_allclose(shift(peaks), log_odds(0 * level) - log_odds(level))
-    alone = [shift([peak]) for peak in peaks[:2]]
-    both = shift(peaks[:2])
-    assert (both <= np.minimum(*alone) + 1e-12).all()
 
 
 def test_a_blocked_protein_acts_only_through_an_explicit_edge(regulated):
@@ -333,27 +310,6 @@ def test_matched_regulators_are_scored_by_the_same_members(mdata):
     mdata.uns["regulons"]["members"]["weights"] = np.where(np.arange(len(weights))[:, None] < 2, 0, weights)
     # two members of which no regulator has an effect: a decoy's must not seem large beside them
     assert run(mdata, "DECOY1")["groups"]["matched_p"].iloc[0] > 0.5
-
-
-def test_levels_are_counts_per_ten_thousand_of_all_genes(regulated):
-    mdata, prior = regulated[0].copy(), regulated[1]
-    names = mdata["rna"].var_names
-    busy = names[~names.isin(prior["source"])][:20]
-    counts = mdata["rna"].X.toarray()
-    counts[:, names.isin(busy)] *= 20
-    mdata["rna"].X = counts
-    mdata["rna"].var["highly_variable"] = ~names.isin(busy)
-    mm.tl.regulons(mdata, prior=prior, n_boot=5)
-    stage = set_stage(mdata, regulons="regulons", groupby=None)
-    expressed = 1e4 * counts / counts.sum(1, keepdims=True)
-    asked = parse({"GATA1": expressed[:, names.get_loc("GATA1")].mean()}, "set", None, stage.features, mdata)
-    clamps = build(asked, stage.features, stage.scene, stage.links, stage.cognate, None).clamps
-    column = stage.features.find("GATA1", mdata)
-    assert clamps[column] == pytest.approx(stage.scene.cells.level[:, column].mean(), rel=0.2)
-    vector = pd.Series(np.log1p(expressed.mean(0)), names)[~names.isin(busy)]
-    state = place(mdata, stage, vector, "target", None).state
-    mine = stage.features.blocks["rna"]
-    assert np.median(state[mine] / stage.scene.cells.level[:, mine].mean(0)) == pytest.approx(1, abs=0.15)
 
 
 def test_cells_pushed_out_of_what_was_seen_are_reported(mdata):
