@@ -54,7 +54,7 @@ if __name__ == "__main__":
         genes = (slot["features"]["modality"] == slot["params"]["modalities"]["rna"]).to_numpy()
         r2 = slot["features"].loc[genes, "held_out_r2"]
         row = {"data": name, "cells": mdata.n_obs, "genes": len(r2)}
-        row |= {"above 0.3": slot["params"]["predictable"], "median": np.median(r2)}
+        row |= {"above 0.3": slot["params"]["predictable"], "median": np.nanmedian(r2)}
         evidence = slot["regulators"][["n_edges", "n_confirmed", "n_by_chance"]].sum().to_dict()
         rows.append(row | evidence | {"doubted": int((slot["regulators"]["doubt"] > 0.5).sum())})
         print(rows[-1], flush=True)

@@ -34,6 +34,15 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> list[str]:
     return [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.6)]
 
 
+def check_mudata(mdata: MuData) -> None:
+    """Refuse what is no MuData, and one that shares features instead of cells."""
+    if not isinstance(mdata, MuData):
+        hint = ' (wrap it: `mudata.MuData({"rna": adata})`)' if isinstance(mdata, AnnData) else ""
+        raise TypeError(f"a MuData is needed, not {type(mdata).__name__}{hint}")
+    if mdata.axis == 1:
+        raise ValueError("the modalities of this MuData share features, not cells; build it with `axis=0`")
+
+
 def find_modalities(
     mdata: MuData,
     rna: str | bool | None = None,
@@ -64,11 +73,7 @@ def find_modalities(
         Two modalities fit one role, none is found, one has no cells or no features, or ``mdata`` shares features
         instead of cells.
     """
-    if not isinstance(mdata, MuData):
-        hint = ' (wrap it: `mudata.MuData({"rna": adata})`)' if isinstance(mdata, AnnData) else ""
-        raise TypeError(f"a MuData is needed, not {type(mdata).__name__}{hint}")
-    if mdata.axis == 1:
-        raise ValueError("the modalities of this MuData share features, not cells; build it with `axis=0`")
+    check_mudata(mdata)
     there = f"the modalities there are: {listed(mdata.mod, 20)}"
     given = dict(zip(MODALITIES, (rna, atac, prot), strict=True))
     for role, name in given.items():

@@ -119,4 +119,6 @@ def test_penalty_and_stability(problem):
     ]
     penalty, errors, _ = cross_validated_penalty(halves)
     assert errors[penalty] == min(errors.values())
-    np.testing.assert_allclose(sign_stability(np.array([[1, -1], [1, 1], [1, -1], [1, 0.0]])), [1, 0.75])
+    weights = np.array([[1, -1, 1], [1, 1, 0], [1, -1, 0], [1, 0.0, 0]])
+    for sign in (1, -1):
+        np.testing.assert_allclose(sign_stability(sign * weights), [1, 0.5, 0.25])

@@ -78,6 +78,14 @@ def test_the_penalty_chosen_is_the_one_that_predicts_the_other_fold():
     assert (np.abs(explained) < 0.1).all()
 
 
+def test_a_target_that_never_varies_is_not_explained():
+    x, y, _ = problem(200, 4, 3, 5)
+    y[:, 1] = -3.0
+    _, errors, explained = choose_penalty([(x[:100], y[:100]), (x[100:], y[100:])], np.ones((3, 4)))
+    assert np.isnan(explained).tolist() == [False, True, False]
+    assert np.isfinite(list(errors.values())).all()
+
+
 def test_what_is_explained_is_that_of_a_naive_loop():
     x, y, _ = problem(90, 3, 2, 7)
     x, y = x * [1, 5, 0.2], y + 4

@@ -60,6 +60,18 @@ def mdata():
     return mdata
 
 
+def test_a_modality_of_any_name_is_shown_as_what_it_is(mdata):
+    slot = mdata.uns["perturb"]["GATA1_knockout"]
+    names = {"rna": "expr", "atac": "peaks", "prot": "surface"}
+    slot["effects"] = slot["effects"].replace(
+        {"modality": {"rna": "expr", "atac": "peaks", "adt": "surface"}}
+    )
+    slot["params"] = {"modalities": names}
+    axes = mm.pl.perturbation(mdata, show=False)
+    assert [ax.get_title() for ax in axes] == ["RNA", "ATAC", "Protein"]
+    assert [ax.get_xlabel() for ax in axes] == ["Change of log1p CP10k"] * 2 + ["Change of the CLR"]
+
+
 def test_forest_shows_the_largest_with_intervals_and_what_chance_gives(mdata):
     axes = mm.pl.perturbation(mdata, group="HSC", n_top=5, show=False)
     assert [ax.get_title() for ax in axes] == ["RNA", "ATAC", "Protein"]

@@ -100,10 +100,39 @@ def test_motifs_in_linked_peaks_are_evidence(regulated):
     hit = links[links["gene"] == "KLF1"].iloc[0]
     motifs = pd.DataFrame({"peak": [hit["peak"]], "source": ["GATA1"]})
     prior = prior[~((prior["source"] == "GATA1") & (prior["target"] == "KLF1"))]
-    edges = refit(mdata, prior=prior, motifs=motifs, n_boot=5)["edges"]
+    slot = refit(mdata, prior=prior, motifs=motifs, n_boot=5)
+    edges = slot["edges"]
     mine = edges[(edges["source"] == "GATA1") & edges["target"].isin(["KLF1", hit["peak"]])]
-    assert set(mine["evidence"].astype(str)) <= {"motif+peak", "prior+peak"}
-    assert len(mine)
+    assert set(mine["evidence"].astype(str)) == {"motif+peak"}
+    assert slot["params"]["n_prior_edges"] == prior["target"].isin(mdata["rna"].var_names).sum()
+
+
+def test_what_repeats_in_a_prior_does_not_depend_on_its_order(regulated):
+    mdata, prior = regulated
+    unknown = prior.assign(weight=np.nan)
+    conflict = prior.iloc[[0]].assign(weight=-prior["weight"].iloc[0])
+    doubled = pd.concat([prior.iloc[1:], unknown.iloc[1:], prior.iloc[[0]], conflict], ignore_index=True)
+    plain = pd.concat([unknown.iloc[[0]], prior.iloc[1:]], ignore_index=True)
+    expected = refit(mdata, prior=plain, n_boot=5)["edges"]
+    for order in (doubled, doubled[::-1]):
+        pd.testing.assert_frame_equal(refit(mdata, prior=order, n_boot=5)["edges"], expected)
+
+
+def test_tables_that_match_nothing_are_warned_of(regulated, caplog):
+    mdata, prior = regulated
+    peaks = mdata["atac"].var_names.str.replace("-", ":", n=1)
+    motifs = pd.DataFrame({"peak": peaks, "source": "GATA1"})
+    refit(mdata, prior=prior.assign(target=prior["target"].str.lower()), motifs=motifs, n_boot=5)
+    assert f"prior: none of its {len(prior)} rows joins one of the regulators to a gene" in caplog.text
+    assert "motifs: none of its 200 rows joins one of the regulators to a linked peak" in caplog.text
+    assert f"column 'peak' has '{peaks[0]}'" in caplog.text
+    assert f"modality 'atac' '{mdata['atac'].var_names[0]}'" in caplog.text
+    caplog.clear()
+    other = mdata.copy()
+    other["rna"].var["chrom"] = other["rna"].var["chrom"].astype(str).str.removeprefix("chr")
+    mm.tl.regulons(other, prior=prior, n_boot=5)
+    assert "genes and peaks have no chromosome in common ('1', " in caplog.text
+    assert "joins one of the regulators" not in caplog.text
 
 
 def test_donors_and_missing_positions(regulated, caplog):
@@ -118,6 +147,45 @@ def test_donors_and_missing_positions(regulated, caplog):
     assert len(copy.uns["regulons"]["links"]) == 0
     assert "no genome positions" in caplog.text
     assert copy.uns["regulons"]["params"]["donor_key"] == "six"
+
+
+def test_a_modality_of_the_donors_of_one_half_only(regulated, caplog):
+    mdata, prior = regulated
+    donors = np.resize(list("abcdef"), mdata.n_obs)
+
+    def mosaic(measured):
+        with override_pull_on_update():
+            made = MuData(
+                {"rna": mdata["rna"].copy(), "prot": mdata["prot"][np.isin(donors, measured)].copy()}
+            )
+        made.obs["six"] = pd.Series(donors, index=mdata.obs_names)[made.obs_names]
+        made.obsm["X_pca"] = np.random.default_rng(0).standard_normal((made.n_obs, 5))
+        return made
+
+    for seed in range(3):
+        made = mosaic(["a", "b"])
+        mm.tl.regulons(made, prior=prior, donor_key="six", use_rep="X_pca", n_boot=5, random_state=seed)
+    assert "across cells, not donors" not in caplog.text
+    mm.tl.regulons(mosaic(["a"]), prior=prior, donor_key="six", use_rep="X_pca", n_boot=5)
+    assert "so penalties are validated across cells, not donors" in caplog.text
+    alone = mosaic(["a"])
+    alone.mod["prot"] = alone["prot"][:1].copy()
+    with override_pull_on_update():
+        alone.update()
+    with pytest.raises(ValueError, match=r"no two have 'rna', 'prot' both.*`prot=False`"):
+        mm.tl.regulons(alone, prior=prior, use_rep="X_pca", n_boot=5)
+
+
+def test_a_regulator_with_its_modality_that_is_not_highly_variable(regulated):
+    mdata = regulated[0].copy()
+    for role in ("rna", "prot"):
+        mdata[role].var["highly_variable"] = True
+    protein = mdata["prot"].var_names[2]
+    mdata["rna"].var.loc["GATA1", "highly_variable"] = False
+    mdata["prot"].var.loc[protein, "highly_variable"] = False
+    named = ["rna:GATA1", "SPI1", f"adt:{protein}"]
+    mm.tl.regulons(mdata, regulators=named, n_boot=5)
+    assert set(mdata.uns["regulons"]["regulators"]["feature"]) == {"GATA1", "SPI1", protein}
 
 
 def test_cells_without_a_modality_need_a_joint_embedding(regulated):
@@ -208,6 +276,22 @@ def test_a_network_that_predicts_nothing_says_so_and_so_does_what_is_computed_wi
     caplog.clear()
     mm.tl.screen(noise, [gene], progress_bar=False)
     assert "of the genes in held-out cells: effects are mostly noise" in caplog.text
+
+
+def test_genes_that_are_not_there_are_not_predicted(regulated, caplog):
+    mdata, prior = regulated
+    rng, rna = np.random.default_rng(0), mdata["rna"].copy()
+    values = np.stack([rng.permutation(column) for column in rna.X.toarray().T], 1)
+    silent = rna.var_names[~rna.var_names.isin([*prior["source"], *prior["target"]])][:40]
+    values[:, rna.var_names.isin(silent)] = 0
+    rna.X = values
+    noise = MuData({"rna": rna})
+    mm.tl.regulons(noise, prior=prior, n_boot=5)
+    slot = noise.uns["regulons"]
+    assert slot["params"]["predictable"] < 0.05
+    assert "little in these counts to learn a network from" in caplog.text
+    r2 = slot["features"].set_index("feature")["held_out_r2"]
+    assert set(r2.index[r2.isna()]) == set(silent)
 
 
 def test_how_much_of_the_evidence_the_data_confirm_beside_chance(regulated, caplog):

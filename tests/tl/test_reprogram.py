@@ -5,8 +5,9 @@ import pytest
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
-from mmopt.tl._journey import Place, journey
-from mmopt.tl._reprogram_tables import SCREEN_CELLS
+from mmopt.grn.search import matched_sets
+from mmopt.tl._journey import Place, journey, place
+from mmopt.tl._reprogram_tables import SCREEN_CELLS, scored
 from mmopt.tl._scene import set_stage
 
 QUICK = {"n_starts": 2, "n_evaluations": 6, "n_null": 19}
@@ -146,6 +147,46 @@ def test_the_few_cells_of_the_screening_are_drawn_from_all_of_the_source(done):
     few = drawn[SCREEN_CELLS]
     assert len(np.unique(drawn)) == len(drawn) == 60 < len(rows)
     assert abs(few.mean() / len(rows) - 0.5) < 0.2
+
+
+@pytest.mark.parametrize("cell", [0, 40])
+def test_matched_sets_are_scored_as_the_set_itself(done, monkeypatch, cell):
+    """With a single cell in place of the sample the two would differ most."""
+    one = slice(cell, cell + 1)
+    monkeypatch.setattr("mmopt.tl._reprogram_tables.SCREEN_CELLS", one)
+    mdata = done[0]
+    stage = set_stage(mdata, regulons="regulons", groupby=None)
+    ends = (
+        place(mdata, stage, e, w, "cell_type") for e, w in (("monocyte", "source"), ("erythrocyte", "target"))
+    )
+    task, names = journey(mdata, stage, *ends, "cell_type", 0)
+    network = stage.scene.network
+    sets = [((number, way),) for number in np.unique(network.source)[:6] for way in (-1, 1)]
+    table = scored(task, stage, sets, np.zeros(19), 1.0, names, np.random.default_rng(1))
+    rng, expected = np.random.default_rng(1), {}
+    expression = stage.scene.cells.level[:, network.regulators].mean(0)
+    for i in np.argsort(-table["progress"].to_numpy(), kind="stable")[:5]:
+        others = matched_sets(sets[i], expression, np.unique(network.source), 100, rng)
+        made = [
+            np.mean([task.progress([s], m, 1.0, one)[0] for m in range(network.n_members)])
+            for s in (sets[i], *others)
+        ]
+        expected[i] = np.mean(np.array(made) >= made[0] - 1e-9)
+    np.testing.assert_allclose(table["matched_p"][list(expected)], list(expected.values()))
+    assert table["matched_p"].notna().sum() == 5
+
+
+def test_a_vector_without_a_regulator_says_nothing_of_it(done):
+    mdata = done[0]
+    stage = set_stage(mdata, regulons="regulons", groupby=None)
+    regulators = stage.scene.network.regulators
+    targets = np.setdiff1d(np.unique(stage.scene.network.target), regulators)
+    targets = [c for c in targets if c < stage.features.blocks["rna"].stop]
+    level = stage.scene.readout.logged(stage.scene.cells.level).mean(0)
+    vector = pd.Series({stage.features.name(c): level[c] + 0.1 for c in [*targets, regulators[0]]})
+    start = place(mdata, stage, "monocyte", "source", "cell_type")
+    task, _ = journey(mdata, stage, start, place(mdata, stage, vector, "target", None), "cell_type", 0)
+    assert np.flatnonzero(task.gap).tolist() == [0]
 
 
 def test_modes_and_features_limit_the_search(mdata):

@@ -77,6 +77,34 @@ def test_pairs_groups_and_the_largest_only(mdata):
     assert (of_pair["n_confirmed"] == both["n_confirmed"].min()).all()
 
 
+def test_what_has_a_mode_of_its_own_is_asked_for_once(mdata):
+    features = [
+        ("GATA1", "overexpress"),
+        "SPI1",
+        [("CEBPA", "knockout"), ("GFI1", "overexpress")],
+        {"KLF1": "2x"},
+    ]
+    table = mm.tl.screen(
+        mdata, features, mode=("knockout", "overexpress"), n_members=3, n_cells=20, progress_bar=False
+    )
+    skipped = mdata.uns["screen"]["skipped"]["perturbation"]
+    assert sorted([*table["perturbation"].cat.categories, *skipped]) == [
+        "CEBPA_knockout+GFI1_overexpress",
+        "GATA1_overexpress",
+        "KLF1_overexpress",
+        "SPI1_knockout",
+        "SPI1_overexpress",
+    ]
+
+
+def test_a_clamped_gene_is_no_effect_to_be_sure_of(mdata):
+    table = mm.tl.screen(mdata, ["GATA1", "SPI1"], n_members=5, progress_bar=False)
+    rna = table[(table["modality"] == "rna").to_numpy()]
+    sure = ((rna["q05"] > 0) | (rna["q95"] < 0)) & ~rna["direct"]
+    counted = mdata.uns["screen"]["ranking"].set_index("perturbation")["n_confident"]
+    assert sure.groupby(rna["perturbation"], observed=True).sum().to_dict() == counted.to_dict()
+
+
 def test_what_cannot_be_perturbed_is_listed_or_refused(mdata, caplog):
     table = mm.tl.screen(mdata, ["GATA1", "GENE9"], n_members=3, progress_bar=False)
     assert set(table["perturbation"]) == {"GATA1_knockout"}

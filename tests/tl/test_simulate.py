@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 import mmopt as mm
+from mmopt.tl._arms import on_lines_of
 
 QUIET = {"terminal_key": "cell_type", "progress_bar": False}
 
@@ -116,6 +117,23 @@ def test_the_readout_against_the_truth(twinned):
     low, high = (arms["perturbed"][c] - arms["wild_type"]["mean"] for c in ("lo", "hi"))
     held = (low[largest] <= true[largest]) & (true[largest] <= high[largest])
     assert held.mean() > 0.6
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_a_twin_with_more_members_than_the_network(twinned, mdata):
+    twin = mdata.uns["twin"]
+    spare = {f"member{m}": twin["members"][f"member{m % 5}"] for m in range(9)}
+    mdata.uns["twin"] = twin | {"members": spare, "params": twin["params"] | {"n_members": 9}}
+    table = run(mdata, interventions=[("GATA1", "knockout")], n_cells=20, features=["KLF1", "GATA1"])[
+        "features"
+    ]
+    assert table.notna().all(axis=None)
+    usual = twinned.uns["simulate"]["features"]
+    end = [t[(t["time"] == 8) & (t["feature"] == "KLF1")].set_index("arm")["mean"] for t in (table, usual)]
+    change = [e["perturbed"] - e["wild_type"] for e in end]
+    assert change[0] * change[1] > 0
+    assert [len(on_lines_of(m, 9, 8)) for m in range(9)] == [1] * 9
+    assert sorted(g for m in range(5) for g in on_lines_of(m, 5, 8)) == list(range(8))
 
 
 @pytest.mark.usefixtures("_quiet")

@@ -11,12 +11,40 @@ _SUFFIX = re.compile(r"(?i)[-_. ]?(adt|prot|protein|totalseq[-_]?[abcd]?)$")
 
 
 def signs(prior: pd.DataFrame) -> np.ndarray:
-    """Sign of each row of a prior: of ``weight``, ``sign`` or ``mor``; NaN where it has none of these columns or a 0."""
+    """Sign of each row of a prior: of ``weight``, ``sign`` or ``mor``; NaN where it has none of these columns or a 0.
+
+    Raises
+    ------
+    ValueError
+        Values that are neither numbers nor ``"+"`` or ``"-"``.
+    """
     column = next((c for c in ("weight", "sign", "mor") if c in prior), None)
     if column is None:
         return np.full(len(prior), np.nan)
-    sign = np.sign(pd.to_numeric(prior[column], errors="coerce").to_numpy(dtype=float))
+    given = prior[column].astype(object)
+    written = given.map(lambda value: {"+": 1, "-": -1}.get(value, value))
+    number = pd.to_numeric(written, errors="coerce").to_numpy(dtype=float)
+    odd = np.isnan(number) & given.notna().to_numpy()
+    if odd.any():
+        raise ValueError(
+            f"prior: {column!r} has values that are neither numbers nor '+' or '-' ({given[odd].iloc[0]!r}); give 1 for an "
+            "edge that activates, -1 for one that represses and NaN where that is not known"
+        )
+    sign = np.sign(number)
     return np.where(sign == 0, np.nan, sign)
+
+
+def combined(edges: pd.DataFrame) -> pd.DataFrame:
+    """Take edges that are there several times once, whatever the order: a known sign counts, two that disagree do not.
+
+    Parameters
+    ----------
+    edges
+        ``target``, ``source`` and ``sign`` (1, -1 or NaN).
+    """
+    sign = edges.groupby(["target", "source"])["sign"]
+    lowest, highest = sign.min(), sign.max()
+    return lowest.where(lowest == highest).reset_index()
 
 
 def support(
@@ -25,7 +53,7 @@ def support(
     direct: pd.DataFrame,
     serves: pd.DataFrame,
     motifs: pd.DataFrame | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lay the evidence out as a matrix; what regulates a gene may also act on its peaks and shows in its protein.
 
     Parameters
@@ -41,12 +69,13 @@ def support(
 
     Returns
     -------
-    sign, by_motif
-        ``(n_features, p)``: 1 or -1 where the prior says so, NaN for an edge of unknown sign, 0 for no evidence; and
-        which edges are known from a motif in a linked peak.
+    sign, in_prior, by_motif
+        ``(n_features, p)``: 1 or -1 where the prior says so, NaN for an edge of unknown sign, 0 for no evidence; which
+        edges are known from the prior, and which from a motif in a linked peak.
     """
     sign = np.zeros((n_features, p))
     sign[direct["target"].to_numpy(int), direct["source"].to_numpy(int)] = direct["sign"]
+    in_prior = sign != 0
     by_motif = np.zeros((n_features, p), dtype=bool)
     if motifs is not None and len(motifs):
         for end in ("peak", "gene"):
@@ -56,31 +85,27 @@ def support(
         row = sign[feature]
         inherited = np.isnan(row) | (row == 0)
         row[inherited] = np.where(sign[gene][inherited] != 0, sign[gene][inherited], row[inherited])
-    return sign, by_motif
+        for known in (in_prior, by_motif):
+            known[feature] |= known[gene]
+    return sign, in_prior, by_motif
 
 
 def labels(
-    sign: np.ndarray, by_motif: np.ndarray, agrees: np.ndarray, target: np.ndarray, source: np.ndarray
+    in_prior: np.ndarray, by_motif: np.ndarray, agrees: np.ndarray, target: np.ndarray, source: np.ndarray
 ) -> np.ndarray:
     """Evidence of each edge in one word.
 
     Parameters
     ----------
-    sign, by_motif
+    in_prior, by_motif
         Of :func:`support`.
     agrees
         ``(n_features, p)``: the regulator goes with the target's linked chromatin in the direction of the edge.
     target, source
         Of the edges.
     """
-    known = (sign != 0)[target, source]
-    motif = by_motif[target, source]
-    seen = agrees[target, source]
-    return np.select(
-        [known & ~motif & ~seen, motif & seen & known, known & seen, motif],
-        [PRIOR, BOTH, BOTH, MOTIF],
-        COVARIATION,
-    ).astype(object)
+    prior, motif, seen = (known[target, source] for known in (in_prior, by_motif, agrees))
+    return np.select([prior & seen, prior, motif], [BOTH, PRIOR, MOTIF], COVARIATION).astype(object)
 
 
 def cognate_genes(proteins: pd.Index, genes: pd.Index, given: pd.Series | None = None) -> pd.DataFrame:

@@ -65,6 +65,5 @@ def spectral_radius(weights: np.ndarray, level: np.ndarray, form: Form) -> float
 
 
 def sign_stability(weights: np.ndarray) -> np.ndarray:
-    """Share of the members that agree with the majority about each edge's sign; ``(n_edges,)``, 0.5 to 1."""
-    positive = (weights > 0).mean(0)
-    return np.maximum(positive, 1 - positive)
+    """Share of the members that give each edge the sign that most give it; ``(n_edges,)``, 0 to 1: a weight of 0 has no sign."""
+    return np.maximum((weights > 0).mean(0), (weights < 0).mean(0))

@@ -7,6 +7,8 @@ import numpy as np
 _BLOCK = 512
 # a coefficient of this size (targets and regulators have unit variance) keeps its penalty when penalties adapt
 _TYPICAL, _OFFSET = 0.3, 0.1
+# held-out variance in units of that of the other folds: below this there is nothing to predict, and 0 is no success
+_STILL = 1e-6
 
 
 def ridge(gram: np.ndarray, cross: np.ndarray, penalty: np.ndarray, most: int = 64) -> np.ndarray:
@@ -111,7 +113,8 @@ def choose_penalty(
     -------
     penalty, errors, explained
         The best one; the held-out mean squared error of each, targets in units of their variance; and the share of each
-        target's held-out variance that the best one explains, ``(n_targets,)``, below 0 where the mean is better.
+        target's held-out variance that the best one explains, ``(n_targets,)``, below 0 where the mean is better and NaN
+        where the target does not vary.
     """
     squared = {float(alpha): np.zeros(len(relative)) for alpha in grid}
     around_mean = np.zeros(len(relative))
@@ -128,7 +131,8 @@ def choose_penalty(
             error += ((y_held - x_held @ ridge(gram, cross, alpha * relative).T) ** 2).mean(0) / len(folds)
     errors = {alpha: float(error.mean()) for alpha, error in squared.items()}
     best = min(errors, key=errors.get)
-    return best, errors, 1 - squared[best] / np.maximum(around_mean, 1e-12)
+    varies = around_mean > _STILL
+    return best, errors, np.where(varies, 1 - squared[best] / np.where(varies, around_mean, 1), np.nan)
 
 
 def _scaled(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """The largest effects of one perturbation, with their intervals and what chance would give."""
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -88,10 +90,12 @@ def perturbation(
             layout="constrained",
         )
         axes = axes.ravel()
+        known = results[key].get("params", {}).get("modalities", {})
         for ax, name, top in zip(axes, modalities, tops, strict=True):
-            _forest(ax, _role(name), top)
-            ax.set_title(MODALITY_NAMES.get(_role(name), name))
-            ax.set_xlabel("Change of the CLR" if _role(name) == "prot" else "Change of log1p CP10k")
+            role = _role(name, known)
+            _forest(ax, role, top)
+            ax.set_title(MODALITY_NAMES.get(role, name))
+            ax.set_xlabel("Change of the CLR" if role == "prot" else "Change of log1p CP10k")
         handles = [
             Patch(color=_BAND, label="95 % of shuffled networks"),
             Line2D([], [], color=GREY, marker="o", label="effect, 90 % interval"),
@@ -119,7 +123,10 @@ def _chosen(results, key: str | None) -> str:
     return key
 
 
-def _role(name: str) -> str:
+def _role(name: str, known: Mapping[str, str]) -> str:
+    """Role of a modality as the result has it; by its usual names in results that say nothing."""
+    if name in known.values():
+        return next(role for role, other in known.items() if other == name)
     return next((role for role, aliases in _keys.ALIASES.items() if name.lower() in aliases), name)
 
 

@@ -110,7 +110,14 @@ def run_member(arms: Arms, ask: Question, members: list[Member], m: int, seed: i
     )
     arms.features["wild_type"].append(np.stack([ask.read(x[:_READ], held.columns) for x in lines.level]))
     if ask.planned:
-        _counterfactuals(arms, ask, lines, held, range(m, ask.stage.scene.network.n_members, len(members)))
+        _counterfactuals(
+            arms, ask, lines, held, on_lines_of(m, len(members), ask.stage.scene.network.n_members)
+        )
+
+
+def on_lines_of(m: int, n_twin: int, n_network: int) -> range:
+    """Members of the network that run on the lines of the ``m``-th member of the twin: each member of either is used."""
+    return range(m % n_network, n_network, n_twin)
 
 
 def _counterfactuals(arms: Arms, ask: Question, lines: Lines, held: Held, chosen: Sequence[int]) -> None:

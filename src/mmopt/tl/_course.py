@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from mmopt._checks import find_modalities, listed, obs_column
+from mmopt._checks import check_mudata, listed, obs_column
 from mmopt._keys import EMBEDDING
 from mmopt.tl._profiles import stored_embedding
 
@@ -84,8 +84,9 @@ def read_course(
     ValueError
         Times that are no numbers, one time point, too few cells at one, pseudotime that is to count something.
     """
-    modalities = find_modalities(mdata)
-    column = obs_column(mdata, time_key, modalities)
+    # no role is asked for: an embedding will do, whatever the modalities are called
+    check_mudata(mdata)
+    column = obs_column(mdata, time_key)
     times = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=float, copy=True)
     known = np.isfinite(times)
     if lost := int((~known & column.notna().to_numpy()).sum()):
@@ -120,7 +121,7 @@ def read_course(
         )
     growth = None
     if growth_key is not None:
-        growth = pd.to_numeric(obs_column(mdata, growth_key, modalities)).to_numpy(dtype=float)
+        growth = pd.to_numeric(obs_column(mdata, growth_key)).to_numpy(dtype=float)
         if not (np.isfinite(growth[known]).all() and (growth[known] > 0).all()):
             raise ValueError(
                 f"growth_key={growth_key!r}: descendants per unit of time must be positive and finite, 1 for a cell that "

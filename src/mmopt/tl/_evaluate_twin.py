@@ -8,7 +8,7 @@ from mudata import MuData
 from sklearn.neighbors import NearestNeighbors
 
 from mmopt import _keys, optim
-from mmopt._checks import check_obs, counts, find_modalities, positions
+from mmopt._checks import check_obs, counts, positions
 from mmopt._compat import versions
 from mmopt._progress import progress
 from mmopt._random import derived
@@ -17,6 +17,7 @@ from mmopt.metrics import energy_distance
 from mmopt.tl._course import Course, read_course
 from mmopt.tl._lineages import fate_rows, read_lineages
 from mmopt.tl._members import Member
+from mmopt.tl._profiles import known_modalities
 from mmopt.tl._twin import coupled
 
 TWIN, LINEAR, PREVIOUS, NEXT, FLOOR = (
@@ -39,6 +40,7 @@ def evaluate_twin(
     growth_key: str | None = None,
     lineage_key: str | None = None,
     terminal_key: str | None = None,
+    rna: str | None = None,
     layer: str | None = None,
     genes: bool = True,
     n_members: int = 5,
@@ -69,6 +71,8 @@ def evaluate_twin(
         Never used for fitting.
     terminal_key
         Column with the labels of the fates; with ``lineage_key`` only.
+    rna
+        Name of the RNA modality where there is no network, which knows it.
     layer
         Layer with the raw RNA counts.
     genes
@@ -134,7 +138,7 @@ def evaluate_twin(
         raise ValueError(
             "hold_out leaves nothing to evaluate; give a time point, or `lineage_key` and `terminal_key`"
         )
-    profile = _profiles(mdata, course, layer) if genes and inner else None
+    profile = _profiles(mdata, course, rna, layer) if genes and inner else None
     rows: list[dict] = []
     for t in progress(inner, "evaluate_twin", len(inner), progress_bar):
         seed = derived(random_state, 41, t)
@@ -272,12 +276,12 @@ def _one(
     return rows
 
 
-def _profiles(mdata: MuData, course: Course, layer: str | None) -> np.ndarray:
+def _profiles(mdata: MuData, course: Course, rna: str | None, layer: str | None) -> np.ndarray:
     """Return the logged RNA of every cell in the genes whose means differ most between time points; NaN without RNA."""
-    modalities = find_modalities(mdata)
+    modalities = known_modalities(mdata, rna=rna)
     if "rna" not in modalities:
         raise ValueError(
-            "genes=True needs an RNA modality; name it as usual, or leave genes out with `genes=False`"
+            "genes=True needs an RNA modality; name it with `rna=`, or leave genes out with `genes=False`"
         )
     check_obs(mdata, modalities)
     name = modalities["rna"]

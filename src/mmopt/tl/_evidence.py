@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
+from mmopt._checks import listed
 from mmopt._logging import logger
 from mmopt.grn.confirmation import Confirmation
-from mmopt.grn.evidence import cognate_genes, signs, support
+from mmopt.grn.evidence import cognate_genes, combined, signs, support
 from mmopt.grn.links import link_peaks, positions
 from mmopt.tl._features import Features
 
@@ -40,6 +41,14 @@ def linked_peaks(mdata: MuData, features: Features, values: np.ndarray, window: 
                 "tss" if role == "rna" else "start, end",
             )
             return empty
+    genes, peaks = (set(where[role]["chrom"].dropna()) for role in ("rna", "atac"))
+    if genes.isdisjoint(peaks):
+        logger.warning(
+            "genes and peaks have no chromosome in common (%s and %s), so peaks are not linked to genes; spell them alike",
+            listed(sorted(map(str, genes)), 3),
+            listed(sorted(map(str, peaks)), 3),
+        )
+        return empty
     rna, atac = (values[:, features.blocks[role]] for role in ("rna", "atac"))
     return link_peaks(where["rna"], where["atac"], rna, atac, window=window)
 
@@ -51,7 +60,7 @@ def edge_support(
     columns: np.ndarray,
     prior: pd.DataFrame | None,
     motifs: pd.DataFrame | None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Evidence of every edge, see :func:`mmopt.grn.evidence.support`."""
     blocks, table = features.blocks, features.table
     number = {features.name(c): i for i, c in enumerate(columns) if c < len(features.names["rna"])}
@@ -69,6 +78,9 @@ def edge_support(
                 "sign": signs(prior),
             }
         ).query("target >= 0 and source >= 0")
+        if direct.empty:
+            _unmatched("prior", prior, "target", features, "rna")
+        direct = combined(direct)
     serves = [pd.DataFrame({"feature": [], "gene": []})]
     if len(links):
         best = links.sort_values("weight").drop_duplicates("peak", keep="last")
@@ -88,7 +100,25 @@ def edge_support(
         ).query("peak >= 0 and source >= 0")
         by_motif = hits.merge(links[["peak", "gene"]], on="peak")
         by_motif["peak"] += blocks["atac"].start
+        if by_motif.empty:
+            _unmatched("motifs", motifs, "peak", features, "atac")
     return support(len(table), len(columns), direct, pd.concat(serves), by_motif)
+
+
+def _unmatched(name: str, table: pd.DataFrame, end: str, features: Features, role: str) -> None:
+    """Say that no row of a table that was given is evidence of an edge, and how its names look beside those of the data."""
+    where = "a linked peak" if end == "peak" else "a gene"
+    logger.warning(
+        "%s: none of its %d rows joins one of the regulators to %s of the network, so it is no evidence of any edge; column %r has "
+        "%s, modality %r %s: do they differ in spelling?",
+        name,
+        len(table),
+        where,
+        end,
+        listed(table[end].astype(str).unique(), 3),
+        features.modalities[role],
+        listed(features.names[role], 3),
+    )
 
 
 def cognates(mdata: MuData, features: Features) -> pd.DataFrame:

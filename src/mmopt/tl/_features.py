@@ -1,7 +1,7 @@
 """Features of all modalities side by side, and how a user names one of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,14 @@ class Features:
         Role (``"rna"``, ``"atac"``, ``"prot"``) to the modality's name.
     names
         Role to the names of its features that are used.
+    shares
+        Role (RNA, ATAC) to the share of a cell's counts that these features have, mean over the cells; 1 where it is not
+        known.
     """
 
     modalities: Mapping[str, str]
     names: Mapping[str, pd.Index]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def blocks(self) -> dict[str, slice]:
@@ -51,6 +55,10 @@ class Features:
         role = self.role(column)
         return str(self.names[role][column - self.blocks[role].start])
 
+    def within(self, values: np.ndarray | float, role: str) -> np.ndarray | float:
+        """Turn counts per 10,000 of all that was counted, as users know them, into such of 10,000 counts of these features."""
+        return values / self.shares.get(role, 1.0)
+
     def find(self, feature: str, mdata: MuData) -> int:
         """Column of ``"GATA1"``, or of ``"rna:CD4"`` where a name alone would be ambiguous.
 
@@ -67,17 +75,15 @@ class Features:
             raise TypeError(f"a feature is a name such as 'GATA1' or 'rna:CD4', not {feature!r}")
         prefix, _, rest = feature.partition(":")
         roles, name = list(self.modalities), feature
-        asked = [
-            r for r in MODALITIES if prefix == self.modalities.get(r) or prefix == r or prefix in ALIASES[r]
-        ]
+        asked = role_of(prefix, self.modalities)
         # a peak's name may hold a colon of its own: chr1:100-600
         if asked and rest and not any(feature in self.names[r] for r in roles):
-            if asked[0] not in self.modalities:
+            if asked not in self.modalities:
                 raise ValueError(
-                    f"{feature!r}: the network knows no {asked[0]} modality, only {listed(self.modalities.values())}; "
-                    f"call `mm.tl.regulons(mdata, {asked[0]}=...)` again with it"
+                    f"{feature!r}: the network knows no {asked} modality, only {listed(self.modalities.values())}; "
+                    f"call `mm.tl.regulons(mdata, {asked}=...)` again with it"
                 )
-            roles, name = asked[:1], rest
+            roles, name = [asked], rest
         found = [role for role in roles if name in self.names[role]]
         if len(found) > 1:
             choices = " or ".join(repr(f"{self.modalities[role]}:{name}") for role in found)
@@ -94,6 +100,18 @@ class Features:
         raise KeyError(
             f"no feature {name!r} in {listed(self.modalities[r] for r in roles)}; nearest: {listed(close) or 'none'}"
         )
+
+
+def role_of(prefix: str, modalities: Mapping[str, str]) -> str | None:
+    """Role that is meant by the ``rna`` of ``"rna:CD4"``: a modality of that name, else a role, else a usual name."""
+    for named in (
+        [r for r, name in modalities.items() if prefix == name],
+        [r for r in MODALITIES if prefix == r],
+        [r for r in MODALITIES if prefix in ALIASES[r]],
+    ):
+        if named:
+            return named[0]
+    return None
 
 
 def choose_features(mdata: MuData, modalities: Mapping[str, str], keep: Mapping[str, set]) -> Features:

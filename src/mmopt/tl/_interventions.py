@@ -125,6 +125,13 @@ def refuse_unsound(
                 f"{one.name!r}: {one.level:g} times its 99.9 % quantile is beyond twice what was observed; "
                 "`allow_extrapolation=True` computes it all the same"
             )
+        if one.mode == "set" and not allow_extrapolation:
+            times = _set_level(one, features, scene) / max(scene.cells.highest[one.column], 1e-9)
+            if times > OVEREXPRESS + 1e-9:
+                raise ValueError(
+                    f"{one.name!r}: {one.level:g} is {times:.3g} times its 99.9 % quantile, beyond twice what was observed; "
+                    "`allow_extrapolation=True` computes it all the same"
+                )
         if features.role(one.column) == "atac":
             known = (links["peak"] == features.name(one.column)).any()
             reason = "is linked to no gene"
@@ -153,9 +160,7 @@ def build(
 ) -> Perturbation:
     """Clamps and shifts of the interventions in the cells of ``scene``."""
     level, highest = scene.cells.level, scene.cells.highest
-    top, bottom = scene.readout.top, scene.readout.bottom
     clamps: dict[int, np.ndarray | float] = {}
-    shifts: dict[int, np.ndarray] = {}
     for one in interventions:
         c, much = one.column, one.level
         if one.mode in ("knockout", "block"):
@@ -165,16 +170,21 @@ def build(
         elif one.mode == "overexpress":
             value = float(highest[c] * (OVEREXPRESS if much is None else much))
         else:
-            value = float((much - bottom[c]) / max(top[c] - bottom[c], 1e-9))
+            value = _set_level(one, features, scene)
         clamps[c] = value
-        if features.role(c) == "atac":
-            for gene, shift in _closed(c, features, level, links).items():
-                shifts[gene] = shifts.get(gene, 0) + shift
+    shifts = _closed([c for c in clamps if features.role(c) == "atac"], features, level, links)
     for protein, gene in zip(cognate["protein"], cognate["gene"], strict=True):
         column = features.blocks["prot"].start + protein
         if gene in clamps and column not in clamps:
             clamps[column] = _follows(level[:, column], level[:, gene], clamps[gene])
     return Perturbation(clamps, shifts, n_steps)
+
+
+def _set_level(one: Intervention, features: Features, scene: Scene) -> float:
+    """Level on the scene's scale of what is set to so many counts per 10,000."""
+    top, bottom = scene.readout.top[one.column], scene.readout.bottom[one.column]
+    plain = features.within(one.level, features.role(one.column))
+    return float((plain - bottom) / max(top - bottom, 1e-9))
 
 
 def _follows(protein: np.ndarray, gene: np.ndarray, value: np.ndarray | float) -> np.ndarray:
@@ -184,17 +194,21 @@ def _follows(protein: np.ndarray, gene: np.ndarray, value: np.ndarray | float) -
     return np.maximum(protein + slope * (value - gene), 0)
 
 
-def _closed(column: int, features: Features, level: np.ndarray, links: pd.DataFrame) -> dict[int, np.ndarray]:
-    """Shift of the log odds of each gene a peak serves: expression falls by the peak's share of the open chromatin."""
+def _closed(
+    closed: list[int], features: Features, level: np.ndarray, links: pd.DataFrame
+) -> dict[int, np.ndarray]:
+    """Shift of the log odds of each gene the peaks serve: expression falls by their share of its open chromatin."""
+    if not closed:
+        return {}
     start = features.blocks["atac"].start
     genes, peaks = features.names["rna"], features.names["atac"]
-    served = links.loc[links["peak"] == features.name(column), "gene"]
+    served = links.loc[links["peak"].isin([features.name(c) for c in closed]), "gene"]
     out = {}
-    for gene in served:
+    for gene in served.unique():
         mine = links[links["gene"] == gene]
         columns = start + peaks.get_indexer(mine["peak"])
         open_ = np.maximum(level[:, columns], 0) * mine["weight"].to_numpy()
-        share = open_[:, columns == column].sum(1) / np.maximum(open_.sum(1), 1e-9)
+        share = open_[:, np.isin(columns, closed)].sum(1) / np.maximum(open_.sum(1), 1e-9)
         g = int(genes.get_loc(gene))
         out[g] = log_odds(level[:, g] * (1 - share)) - log_odds(level[:, g])
     return out
@@ -220,7 +234,9 @@ def _checked(mode: str, level: float | None) -> tuple[str, float | None]:
     if mode not in MODES:
         raise ValueError(f"mode must be one of {listed(MODES)}, got {mode!r}")
     if mode == "set" and level is None:
-        raise ValueError("mode='set' needs `level=`, normalised counts per 10,000")
+        raise ValueError(
+            "mode='set' needs `level=`: counts per 10,000 (of all genes), for a protein the exponent of its centred log ratio"
+        )
     if level is not None and (not np.isfinite(level) or level < 0):
         raise ValueError(f"level must be a number of at least 0, got {level!r}")
     if mode in ("knockout", "block") and level is not None:

@@ -50,9 +50,10 @@ def place(mdata: MuData, stage: Stage, end: End, what: str, groupby: str | None)
                 f"{what}={end!r}: no such group in obs column {groupby!r}; nearest: {listed(nearest(end, names) or names)}"
             )
         return Place(end, np.flatnonzero((labels.astype(str) == end).to_numpy() & labels.notna().to_numpy()))
-    if isinstance(end, pd.Series | Mapping):
+    is_mask = isinstance(end, pd.Series) and pd.api.types.is_bool_dtype(end.dtype)
+    if isinstance(end, pd.Series | Mapping) and not is_mask:
         return _vector(stage, pd.Series(end, dtype=float), what, mdata)
-    if not isinstance(end, Sequence | np.ndarray | pd.Index):
+    if not isinstance(end, Sequence | np.ndarray | pd.Index | pd.Series):
         raise TypeError(
             f"{what}: a group's name, cells (a mask or names) or a vector (a Series or dict of features) is needed, "
             f"not {end!r:.60}"
@@ -73,6 +74,9 @@ def _vector(stage: Stage, values: pd.Series, what: str, mdata: MuData) -> Place:
     logged = values.to_numpy(dtype=float)
     share = np.array([stage.features.role(c) != "prot" for c in columns])
     plain = np.where(share, np.expm1(logged), np.exp(logged))
+    plain = np.array(
+        [stage.features.within(v, stage.features.role(c)) for v, c in zip(plain, columns, strict=True)]
+    )
     level = (plain - readout.bottom[columns]) / np.maximum(
         readout.top[columns] - readout.bottom[columns], 1e-9
     )
@@ -81,7 +85,7 @@ def _vector(stage: Stage, values: pd.Series, what: str, mdata: MuData) -> Place:
         odd = values.index[far]
         raise ValueError(
             f"{what}: values of {listed(odd, 3)} are far from what the cells have; a vector holds log1p of counts per "
-            "10,000 (RNA, ATAC) or centred log ratios (protein), not z scores or raw counts"
+            "10,000 of all that was counted (RNA, ATAC) or centred log ratios (protein), not z scores or raw counts"
         )
     state = stage.scene.cells.level.mean(0).astype(float)
     state[columns] = level
@@ -132,6 +136,11 @@ def journey(
     seen = np.sort(moved[np.argsort(-telling, kind="stable")[:_SEEN]])
     cells = Cells(levels[1], scene.cells.highest)
     regulators = network.regulators
+    gap = centres[0, regulators] - centres[1, regulators]
+    for p in (target, source):
+        if p.known is not None:
+            # a vector says nothing of the others: the mean over all cells, which stands for them, is no target
+            gap = np.where(p.known[regulators], gap, 0)
     task = Journey(
         network,
         cells,
@@ -139,7 +148,7 @@ def journey(
         centres[:, seen].astype(np.float32),
         within[seen].astype(np.float32),
         (FACTOR * scene.cells.highest[regulators]).astype(np.float32),
-        centres[0, regulators] - centres[1, regulators],
+        gap,
     )
     return task, names
 

@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from mmopt import _keys
 from mmopt.dynamics import agreement, shrink
-from mmopt.tl._arms import Arms
+from mmopt.tl._arms import Arms, on_lines_of
 from mmopt.tl._scene import Stage
 
 _Z = float(norm.ppf(0.95))
@@ -98,13 +98,13 @@ def _feature_table(
     if planned:
         # a member of the network stands beside the lines it ran on, so that only the change varies with it
         n = len(wild)
-        order = [g for m in range(n) for g in range(m, stage.scene.network.n_members, n)]
-        draws = np.stack(arms.features["perturbed"])
-        change = draws - wild[[g % n for g in order]]
-        # every member of the twin weighs the same, however many of the network ran on its lines
-        mean = np.mean(
-            [change[[k for k, g in enumerate(order) if g % n == m]].mean(0) for m in range(n)], axis=0
+        lines = np.concatenate(
+            [np.full(len(on_lines_of(m, n, stage.scene.network.n_members)), m) for m in range(n)]
         )
+        draws = np.stack(arms.features["perturbed"])
+        change = draws - wild[lines]
+        # every member of the twin weighs the same, however many of the network ran on its lines
+        mean = np.mean([change[lines == m].mean(0) for m in range(n)], axis=0)
         kept = agreement(change) * mean
         # what was taken back is not excluded either
         sd = np.sqrt(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PSEUDOTIME = "dpt_pseudotime"
 _MUCH = 0.1
-_MATCHED, _MATCHED_MEMBERS = 20, 2
+_MATCHED = 20
 
 
 def perturb(
@@ -68,7 +68,8 @@ def perturb(
         components.
     mode, level
         ``"knockout"``: 0. ``"knockdown"``: less ``level``, a share (0.5). ``"overexpress"``: ``level`` times the 99.9 %
-        quantile (2). ``"block"``: closes a peak or blocks a surface protein. ``"set"``: to ``level``, counts per 10,000.
+        quantile (2). ``"block"``: closes a peak or blocks a surface protein. ``"set"``: to ``level``, counts per 10,000 of all
+        genes (of a protein: the exponent of its centred log ratio), at most what an over-expression may reach.
     method
         ``"network"``: every cell from where it is, for ``n_steps``. ``"twin"``: needs the result of :func:`mmopt.tl.twin`; the
         features are held from the first time point on, the regulators run along lines of ancestors of each cell, and the cell
@@ -96,7 +97,7 @@ def perturb(
         For ``"conformal"``: column with each cell's perturbation (``GATA1``, ``A+B``, ``GATA1_overexpress``; without a
         mode, ``mode``) and the label of the unperturbed cells, as in :func:`mmopt.tl.evaluate_perturbation`.
     allow_extrapolation
-        Compute an over-expression beyond twice the observed, or of a gene that is not expressed.
+        Compute an over-expression or level beyond twice the observed, or of a gene that is not expressed.
     on_missing
         ``"zero"`` gives the direct effect alone for what regulates nothing, instead of an error.
     key_added
@@ -111,11 +112,13 @@ def perturb(
     Nothing, or the copy. Sets, for the key ``"GATA1_knockout"``:
 
     ``mdata.uns["perturb"]["GATA1_knockout"]``
-        ``effects``: table ``modality, feature, group`` (``"all"`` first), ``delta`` (of log1p counts per 10,000 for RNA
-        and ATAC, of the centred log ratio for protein; the clamped genes are left out of totals and centres), ``sd``,
+        ``effects``: table ``modality, feature, group`` (``"all"`` first), ``delta`` (for RNA and ATAC of log1p counts per
+        10,000 counts of the network's features, which are fewer than all where some are marked highly variable; of the centred
+        log ratio for protein; the clamped genes are left out of totals and centres), ``sd``,
         ``q05``, ``q95``, ``prob_up``, ``null_p`` (how often a network with shuffled targets gives an effect as large),
         ``null95`` (size that one feature in twenty of those networks exceeds), ``padj`` (Benjamini–Hochberg over the features
-        of a group), ``direct`` (set by the intervention, not inferred).
+        of a group), ``direct`` (set by the intervention, not inferred through the network: also the protein of a clamped gene,
+        at the level that goes with the gene's over the cells).
         ``groups``: table ``group, n_cells, shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often
         other regulators of like expression have as large effects), ``clip_fraction, ood_fraction,
         perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
@@ -155,7 +158,11 @@ def perturb(
     """
     if n_null < 5:
         raise ValueError(f"n_null must be at least 5, got {n_null}")
-    if n_steps is not None and n_steps != "steady" and not (isinstance(n_steps, int) and n_steps > 0):
+    if (
+        n_steps is not None
+        and n_steps != "steady"
+        and not (isinstance(n_steps, int | np.integer) and n_steps > 0)
+    ):
         raise ValueError(f"n_steps must be a positive integer, 'steady' or None, got {n_steps!r}")
     check_interval(interval, cells)
     check_method(method, n_steps, interval)
@@ -241,6 +248,7 @@ def perturb(
             "interval": interval,
             **extra.pop("params", {}),
             "regulons": regulons,
+            "modalities": dict(stage.features.modalities),
             "model": model is not None,
             "random_state": random_state,
         },
@@ -357,7 +365,7 @@ def _matched_p(stage: Stage, clamp: Perturbation, norm: np.ndarray, rng: np.rand
     chosen = rng.permutation(near)[:_MATCHED]
     for other in chosen:
         swapped = Perturbation({int(other): clamp.clamps[mine[0]]}, {}, clamp.n_steps)
-        effect = scene.draws(swapped, range(min(_MATCHED_MEMBERS, scene.network.n_members)))[0].mean(0)
+        effect = scene.draws(swapped)[0].mean(0)
         larger += rms_of_effects(effect, rna, swapped) >= norm
     return (1 + larger) / (1 + len(chosen))
 

@@ -1,17 +1,20 @@
 """Pooled, normalised raw counts of the cells of a MuData, all modalities side by side."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
 from scipy import sparse
 
-from mmopt._checks import check_obs, counts, listed, positions
-from mmopt._keys import EMBEDDING, MODALITIES
+from mmopt._checks import check_obs, counts, find_modalities, listed, positions
+from mmopt._keys import EMBEDDING, MODALITIES, REGULONS
 from mmopt.grn.pooling import log_ratio, per_ten_thousand, plain_embedding, pool_counts
 from mmopt.tl._features import Features
+
+# for slots: pools were found in principal components of their own, not in an embedding that was stored
+OWN_COMPONENTS = "principal components"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +31,21 @@ class Profiles:
         Role to the row in ``mdata`` of each of them.
     embedding
         ``(n_cells, n_dims)``, in which neighbours are pooled.
+    counted
+        Role to whether each feature was counted in each cell, where a centred log ratio no longer tells (protein).
     """
 
     features: Features
     counts: Mapping[str, np.ndarray | sparse.csr_matrix]
     rows: Mapping[str, np.ndarray]
     embedding: np.ndarray
+    counted: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def values(self, query: np.ndarray, k: int, among: np.ndarray | None = None) -> np.ndarray:
         """Values of the pools around the queried cells, ``(n_query, n_features)``.
 
-        Counts per 10,000 for RNA and ATAC; for protein the exponent of the mean centred log ratio. ``among`` (boolean,
-        one per cell of the data) limits what may be pooled.
+        Counts per 10,000 of these features for RNA and ATAC; for protein the exponent of the mean centred log ratio.
+        ``among`` (boolean, one per cell of the data) limits what may be pooled.
         """
         parts = []
         for role in self.features.modalities:
@@ -55,7 +61,7 @@ class Profiles:
         role = self.features.role(column)
         number = column - self.features.blocks[role].start
         here = cells[self.rows[role]]
-        values = self.counts[role][:, [number]]
+        values = self.counted.get(role, self.counts[role])[:, [number]]
         values = values.toarray() if sparse.issparse(values) else values
         return int((np.ravel(values)[here] > 0).sum()), int(here.sum())
 
@@ -71,19 +77,23 @@ def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_r
         No such embedding.
     """
     check_obs(mdata, features.modalities)
-    matrices, rows = {}, {}
+    matrices, rows, counted, shares = {}, {}, {}, {}
     for role, name in features.modalities.items():
         adata = mdata.mod[name]
-        matrix = counts(adata, name, layer)[:, adata.var_names.get_indexer(features.names[role])]
+        whole = counts(adata, name, layer)
+        matrix = whole[:, adata.var_names.get_indexer(features.names[role])]
         place = positions(mdata, name)
         here = np.flatnonzero(place >= 0)
         matrix = matrix[place[here]]
         if role == "prot":
-            matrix = log_ratio(
-                np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
-            )
+            raw = np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
+            matrix, counted[role] = log_ratio(raw), raw > 0
+        elif matrix.shape[1] < whole.shape[1]:
+            mine, total = (np.ravel(m.sum(1)).astype(float) for m in (matrix, whole[place[here]]))
+            shares[role] = float((mine[total > 0] / total[total > 0]).mean())
         matrices[role], rows[role] = matrix, here
-    return Profiles(features, matrices, rows, _embedding(mdata, features, matrices, rows, use_rep))
+    embedding = _embedding(mdata, features, matrices, rows, use_rep)
+    return Profiles(replace(features, shares=shares), matrices, rows, embedding, counted)
 
 
 def stored_embedding(mdata: MuData, use_rep: str) -> np.ndarray:
@@ -99,18 +109,22 @@ def stored_embedding(mdata: MuData, use_rep: str) -> np.ndarray:
     return embedding
 
 
+def usual_embedding(mdata: MuData) -> str:
+    """Name of the embedding that is taken where none is named."""
+    return EMBEDDING if EMBEDDING in mdata.obsm else OWN_COMPONENTS
+
+
 def _embedding(
     mdata: MuData, features: Features, matrices: Mapping, rows: Mapping, use_rep: str | None
 ) -> np.ndarray:
-    if use_rep is None and EMBEDDING in mdata.obsm:
-        use_rep = EMBEDDING
-    if use_rep is not None:
+    use_rep = use_rep or usual_embedding(mdata)
+    if use_rep != OWN_COMPONENTS:
         return stored_embedding(mdata, use_rep)
     for role, name in features.modalities.items():
         if len(rows[role]) < mdata.n_obs:
             raise ValueError(
                 f"{mdata.n_obs - len(rows[role])} cells lack modality {name!r}, so cells can only be compared in a joint "
-                "embedding; call `mm.tl.integrate(mdata)` first"
+                "embedding; call `mm.tl.integrate(mdata)` and then `mm.tl.regulons`"
             )
     logged = []
     for role in features.modalities:
@@ -120,27 +134,45 @@ def _embedding(
     return plain_embedding(logged)
 
 
-def read_profiles_of(mdata: MuData, slot: dict) -> tuple[Features, Profiles]:
+def known_modalities(mdata: MuData, regulons: str = REGULONS, **names: str | bool | None) -> dict[str, str]:
+    """Role to the modality's name: by ``names`` where any is given, else as the network has them, else by usual names.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        As :func:`mmopt._checks.find_modalities`; a modality of the network that is gone.
+    """
+    given = any(name is not None for name in names.values())
+    if not given and isinstance(mdata, MuData) and regulons in mdata.uns:
+        fitted = mdata.uns[regulons]["params"]["modalities"]
+        if gone := [name for name in fitted.values() if name not in mdata.mod]:
+            raise ValueError(
+                f"the network was fitted with modality {gone[0]!r}, which is gone; call `mm.tl.regulons` again"
+            )
+        names = {role: fitted.get(role, False) for role in MODALITIES}
+    return find_modalities(mdata, **names)
+
+
+def read_profiles_of(mdata: MuData, regulons: str) -> tuple[Features, Profiles]:
     """Features and profiles as they were when the network was fitted."""
-    params = slot["params"]
-    modalities = {role: params["modalities"][role] for role in MODALITIES if role in params["modalities"]}
-    table = slot["features"]
+    modalities, slot = known_modalities(mdata, regulons), mdata.uns[regulons]
+    params, table = slot["params"], slot["features"]
     names = {
         role: pd.Index(table.loc[(table["modality"] == name).to_numpy(), "feature"].astype(object))
         for role, name in modalities.items()
     }
     for role, name in modalities.items():
-        if name not in mdata.mod:
-            raise ValueError(
-                f"the network was fitted with modality {name!r}, which is gone; call `mm.tl.regulons` again"
-            )
         if len(gone := names[role].difference(mdata.mod[name].var_names)):
             raise ValueError(
                 f"modality {name!r}: {len(gone)} features of the network are gone ({listed(gone)}); "
                 "call `mm.tl.regulons` again"
             )
     features = Features(modalities, names)
-    profiles = read_profiles(
-        mdata, features, layer=params["layer"] or None, use_rep=params["use_rep"] or None
-    )
-    return features, profiles
+    use_rep = params["use_rep"] or usual_embedding(mdata)  # files of before say nothing where none was named
+    if use_rep not in (OWN_COMPONENTS, *mdata.obsm):
+        raise KeyError(
+            f"the network's cells were pooled in mdata.obsm[{use_rep!r}], which is gone; store it again, or call "
+            "`mm.tl.regulons` again"
+        )
+    profiles = read_profiles(mdata, features, layer=params["layer"] or None, use_rep=use_rep)
+    return profiles.features, profiles

@@ -138,7 +138,7 @@ def _with_model(
             expected = np.maximum((was + 1) * (new + 1e-6) / (old + 1e-6) - 1, 0)
         else:
             # what falls, falls in proportion to what was counted; what rises is added: nothing gets below zero
-            risen = was + (new - old) * raw[place[here]].sum(1, keepdims=True) / SCALE
+            risen = was + (new - old) * was.sum(1, keepdims=True) / SCALE
             expected = np.where(new < old, was * new / np.maximum(old, 1e-9), risen)
         # drawn to an integer: the model asks for counts, and one that does not change stays as it is
         raw[np.ix_(place[here], columns)] = np.floor(expected + rng.random(expected.shape))

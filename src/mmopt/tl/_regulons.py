@@ -1,6 +1,6 @@
 """Who regulates whom: an ensemble of networks from a prior, chromatin and covariation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,15 @@ from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
 from mmopt.grn.scale import chromatin_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
-from mmopt.tl._features import Features, choose_features
-from mmopt.tl._profiles import read_profiles
+from mmopt.tl._features import Features, choose_features, role_of
+from mmopt.tl._profiles import read_profiles, usual_embedding
 
 _FIT_CELLS = 3000
 _LEAST_CELLS = 10
 # evidence of at least so many edges that is not confirmed so many standard deviations more often than by chance is warned of
 _JUDGED_EDGES, _CHANCE = 20, 2.0
+# halves of donors, or of cells, that are drawn until both have every modality
+_TRIES = 50
 
 
 def regulons(
@@ -62,8 +64,9 @@ def regulons(
     mdata
         Raw counts of RNA, and ATAC and surface protein where there are.
     prior
-        Edges with columns ``source``, ``target`` and optionally ``weight`` (or ``sign``, ``mor``), as decoupler's
-        networks come; a source may be a protein, as ``"prot:CD4"``. Without a prior every gene (or ``regulators``)
+        Edges with columns ``source``, ``target`` and optionally ``weight`` (or ``sign``, ``mor``; numbers, ``"+"`` or
+        ``"-"``), as decoupler's networks come; a source may be a protein, as ``"prot:CD4"``. An edge that is there with both
+        signs has none. Without a prior every gene (or ``regulators``)
         may regulate, on the evidence of covariation alone: decoys then get effects as large as true regulators.
     rna, atac, prot
         Names of the modalities; ``False`` leaves ATAC or protein out. RNA is needed: regulators are genes.
@@ -97,9 +100,10 @@ def regulons(
 
     ``edges``
         Table ``source_modality, source, target_modality, target, weight`` (mean coefficient, in standard deviations
-        of the target's log odds per standard deviation of the occupancy), ``sd`` over the members,
-        ``sign_stability``, ``evidence``: ``"prior+peak"`` (in the prior, and the chromatin of the target agrees),
-        ``"prior"``, ``"motif+peak"`` or ``"covariation"``.
+        of the target's log odds per standard deviation of the occupancy), ``sd`` over the members (both before the spectral
+        radius is limited), ``sign_stability`` (share of the members with the sign that most of them give), ``evidence``:
+        ``"prior+peak"`` (in the prior, and the chromatin of the target agrees), ``"prior"``, ``"motif+peak"`` or
+        ``"covariation"``.
     ``regulators``
         Table ``modality, feature, n_edges`` (edges to genes that prior and motifs give the regulator), ``n_confirmed`` (of
         these, how many come out with the same sign and a standardised coefficient above 0.1), ``n_by_chance`` (the same of as
@@ -111,8 +115,8 @@ def regulons(
         Largest of the members, after it was kept below 0.95; ``members["spectral_radius"]`` has those before.
     ``members``, ``features``, ``params``, ``versions``
         What :func:`mmopt.tl.perturb` needs. ``features["held_out_r2"]``: share of each feature's variance that the regulators
-        predict in cells pooled apart; ``params["predictable"]``: share of the genes with more than 0.3. Below a tenth a
-        warning says so here, and another with every perturbation.
+        predict in cells pooled apart, NaN where it does not vary; ``params["predictable"]``: share of the genes that vary with
+        more than 0.3. Below a tenth a warning says so here, and another with every perturbation.
 
     Raises
     ------
@@ -155,9 +159,9 @@ def regulons(
     if motifs is not None and "atac" not in modalities:
         raise ValueError("motifs lie in peaks, but there is no ATAC modality; name it with `atac=`")
     wanted = _wanted(prior, motifs, regulators)
-    features = choose_features(
-        mdata, modalities, {"rna": wanted, "prot": {w.partition(":")[2] for w in wanted}}
-    )
+    named = {(role_of(w.partition(":")[0], modalities), w.partition(":")[2]) for w in wanted}
+    keep = {role: {name for r, name in named if r == role} for role in ("rna", "prot")}
+    features = choose_features(mdata, modalities, keep | {"rna": keep["rna"] | wanted})
     profiles = read_profiles(mdata, features, layer=layer, use_rep=use_rep)
     columns = _regulator_columns(mdata, features, prior, motifs, regulators)
 
@@ -170,7 +174,7 @@ def regulons(
         bottom[blocks["prot"]] = 0.95 * np.quantile(values[:, blocks["prot"]], 0.005, axis=0)
     scale = np.maximum(top - bottom, 1e-9)
     links = linked_peaks(mdata, features, values, window)
-    sign, by_motif = edge_support(mdata, features, links, columns, prior, motifs)
+    sign, in_prior, by_motif = edge_support(mdata, features, links, columns, prior, motifs)
     donors = None
     if donor_key is not None:
         codes, names = batch_codes(mdata, donor_key, modalities)  # refuses cells without a donor
@@ -199,17 +203,18 @@ def regulons(
 
     whole = problem(level, opened, query)
     folds = []
-    for among in _folds(mdata.n_obs, donors, rng):
-        if all(among[rows].any() for rows in profiles.rows.values()):
-            rows = query[among[query]]
-            folds.append(problem(*levels(profiles.values(rows, n_neighbors, among)), rows))
+    for among in _folds(profiles.rows, mdata.n_obs, donors, rng):
+        rows = query[among[query]]
+        folds.append(problem(*levels(profiles.values(rows, n_neighbors, among)), rows))
     with sensible_threads(len(columns) * values.shape[1]):
         penalty, errors, explained = cross_validated_penalty(folds, prior_strength)
         evidence = confirm(whole, penalty, prior_strength, random_state)
         network, size, spread, radii = fit_network(
             whole, penalty, evidence, prior_strength=prior_strength, n_members=n_boot, seed=random_state
         )
-    predictable = float((explained[blocks["rna"]] > PREDICTED).mean())
+    of_genes = explained[blocks["rna"]]
+    of_genes = of_genes[np.isfinite(of_genes)]
+    predictable = float((of_genes > PREDICTED).mean()) if len(of_genes) else 0.0
     if prior is None and motifs is None:
         logger.warning(
             "no prior: %d regulators on the evidence of covariation alone; in simulations decoys then get effects as "
@@ -251,7 +256,7 @@ def regulons(
             "sd": spread,
             "sign_stability": sign_stability(network.weights),
             "evidence": pd.Categorical(
-                labels(sign, by_motif, (expected == agrees.T) & (expected != 0), target, network.source)
+                labels(in_prior, by_motif, (expected == agrees.T) & (expected != 0), target, network.source)
             ),
         }
     )
@@ -291,7 +296,7 @@ def regulons(
         "params": {
             "modalities": dict(modalities),
             "layer": layer or "",
-            "use_rep": use_rep or "",
+            "use_rep": use_rep or usual_embedding(mdata),
             "n_neighbors": n_neighbors,
             "penalty": penalty,
             "prior_strength": float(prior_strength),
@@ -299,7 +304,7 @@ def regulons(
             "window": float(window),
             "donor_key": donor_key or "",
             "predictable": predictable,
-            "n_prior_edges": int((sign[: len(features.names["rna"])] != 0).sum()),
+            "n_prior_edges": int(in_prior[: len(features.names["rna"])].sum()),
             "random_state": random_state,
         },
         "versions": versions(),
@@ -317,7 +322,7 @@ def _checked_table(table: pd.DataFrame | None, name: str, columns: tuple[str, st
         raise ValueError(f"{name}: no column {listed(missing)}; there are {listed(table.columns)}")
     if table.empty:
         raise ValueError(f"{name}: the table has no rows")
-    return table.drop_duplicates(list(columns)).reset_index(drop=True)
+    return table.reset_index(drop=True)
 
 
 def _wanted(
@@ -358,14 +363,32 @@ def _regulator_columns(
     return np.unique(columns)
 
 
-def _folds(n: int, donors: np.ndarray | None, rng: np.random.Generator) -> list[np.ndarray]:
-    """Two halves of the cells, or of the donors where there are at least four."""
+def _folds(
+    measured: Mapping[str, np.ndarray], n: int, donors: np.ndarray | None, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Two halves of the cells, or of the donors where there are at least four; each with cells of every modality."""
+
+    def whole(half: np.ndarray) -> bool:
+        return all(half[rows].any() and not half[rows].all() for rows in measured.values())
+
     names = np.unique(donors) if donors is not None else np.array([])
     if len(names) >= 4:
-        half = np.isin(donors, rng.permutation(names)[: len(names) // 2])
-    else:
+        for _ in range(_TRIES):
+            half = np.isin(donors, rng.permutation(names)[: len(names) // 2])
+            if whole(half):
+                return [half, ~half]
+        logger.warning(
+            "no two halves of the %d donors have all modalities both, so penalties are validated across cells, not donors",
+            len(names),
+        )
+    for _ in range(_TRIES):
         half = rng.permutation(n) < n // 2
-    return [half, ~half]
+        if whole(half):
+            return [half, ~half]
+    raise ValueError(
+        f"a network is validated in two halves of the cells, and no two have {listed(measured)} both: too few cells have one of "
+        "them; leave that modality out, e.g. with `prot=False`"
+    )
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -68,8 +68,8 @@ def reprogram(
     mdata
         Data with the network of :func:`mmopt.tl.regulons`.
     source, target
-        A group of ``groupby``, cells (a mask or names), or a vector (Series or dict of features: log1p counts per 10,000,
-        centred log ratio for protein).
+        A group of ``groupby``, cells (a mask or names), or a vector (Series or dict of features: log1p counts per 10,000 of
+        all genes or peaks, whether the network has them or not; centred log ratio for protein).
     model
         A trained model: also says where it puts the cells of the best sets (``model_reached``).
     groupby
@@ -115,7 +115,7 @@ def reprogram(
             ``reached`` and ``off_target`` (share of the cells nearest to the target, and to a group that is neither),
             ``rank_sd`` and ``top_share`` (over the ensemble, among sets of its size), ``null_p`` (how often the best set of
             this size in a shuffled network makes as much progress), ``matched_p`` (how often the same done to regulators
-            of like expression; for the ten best of each size), ``marker_difference`` and ``marker_rank`` (the baseline
+            of like expression; for the five best of each size), ``marker_difference`` and ``marker_rank`` (the baseline
             without network), ``significant``.
         ``pareto``
             Number of factors against progress: the best set of each size, the best by ``marker difference``,

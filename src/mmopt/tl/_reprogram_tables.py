@@ -44,8 +44,10 @@ def scored(
     for i in np.argsort(-mean, kind="stable")[:_MATCHED_ROWS]:
         others = matched_sets(sets[i], expression, np.unique(network.source), _MATCHED, rng)
         if others:
-            reached = np.mean([task.progress(others, m, identity, SCREEN_CELLS) for m in few], axis=0)
-            matched[i] = (1 + (reached >= mean[i]).sum()) / (1 + len(others))
+            # the set itself by the same few members and cells as those beside it
+            both = [sets[i], *others]
+            mine, *reached = np.mean([task.progress(both, m, identity, SCREEN_CELLS) for m in few], axis=0)
+            matched[i] = (1 + (np.array(reached) >= mine).sum()) / (1 + len(others))
     marker = marker_difference(task, sets)
     factors, modes = zip(*(named(stage, s) for s in sets), strict=True)
     return pd.DataFrame(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from mmopt._checks import find_modalities, listed, obs_column
+from mmopt._checks import check_mudata, listed, obs_column
 from mmopt._response import Form
 from mmopt.grn.effects import Scene
 from mmopt.grn.network import Network
@@ -75,13 +75,13 @@ def set_stage(
     KeyError, ValueError
         No network, other features than it was fitted to, no such column or cells.
     """
-    find_modalities(mdata)
+    check_mudata(mdata)
     if regulons not in mdata.uns:
         raise KeyError(
             f"no regulatory network in mdata.uns[{regulons!r}]; call `mm.tl.regulons(mdata, prior=...)` first"
         )
     slot = mdata.uns[regulons]
-    features, profiles = read_profiles_of(mdata, slot)
+    features, profiles = read_profiles_of(mdata, regulons)
     member = members_of(mdata, cells)
     groups, remarks = {ALL: np.flatnonzero(member)}, []
     if groupby is not None:
@@ -131,10 +131,8 @@ def members_of(mdata: MuData, cells: object) -> np.ndarray:
     if cells is None:
         return np.ones(mdata.n_obs, dtype=bool)
     given = np.asarray(cells)
-    if given.dtype == bool:
-        if given.shape != (mdata.n_obs,):
-            raise ValueError(f"cells: a mask of {mdata.n_obs} values is needed, got {given.shape}")
-        member = given
+    if pd.api.types.is_bool_dtype(getattr(cells, "dtype", given.dtype)):
+        member = mask_of(mdata, cells, "cells")
     else:
         rows = mdata.obs_names.get_indexer(pd.Index(np.ravel(given)))
         if (rows < 0).any():
@@ -143,6 +141,30 @@ def members_of(mdata: MuData, cells: object) -> np.ndarray:
     if not member.any():
         raise ValueError("cells: none was chosen")
     return member
+
+
+def mask_of(mdata: MuData, mask: object, what: str) -> np.ndarray:
+    """Boolean ``(n_obs,)`` of a mask: a Series by its index, anything else in the order of the cells.
+
+    Raises
+    ------
+    KeyError, ValueError
+        Cells of which the Series says nothing, missing values, another number of values than of cells.
+    """
+    if isinstance(mask, pd.Series):
+        if len(lost := mdata.obs_names.difference(mask.index)) or not mask.index.is_unique:
+            raise KeyError(
+                f"{what}: the index of the mask "
+                + (f"lacks {len(lost)} cells ({listed(lost, 3)})" if len(lost) else "has names that repeat")
+                + "; index it by mdata.obs_names, or give a mask in their order with `.to_numpy()`"
+            )
+        mask = mask.reindex(mdata.obs_names).array
+    if pd.isna(mask).any():
+        raise ValueError(f"{what}: the mask has missing values; say `.fillna(False)`")
+    given = np.asarray(mask, dtype=bool)
+    if given.shape != (mdata.n_obs,):
+        raise ValueError(f"{what}: a mask of {mdata.n_obs} values is needed, got {given.shape}")
+    return given
 
 
 def _representatives(

@@ -1,6 +1,6 @@
 """Many perturbations at once, in one table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -19,7 +19,7 @@ from mmopt.grn.effects import Perturbation, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import weakest_evidence
-from mmopt.tl._interventions import Intervention, build, label, parse, refuse_unsound
+from mmopt.tl._interventions import MODES, Intervention, build, label, parse, refuse_unsound
 from mmopt.tl._perturb import rms_of_effects
 from mmopt.tl._scene import Stage, members_of, set_stage
 
@@ -59,7 +59,7 @@ def screen(
         ``"regulators"``, or a list of what :func:`mmopt.tl.perturb` takes; a list within it is one perturbation of
         several features.
     mode, level
-        As in :func:`mmopt.tl.perturb`; several modes ask for each.
+        As in :func:`mmopt.tl.perturb`; several modes ask for each of what has none of its own.
     order
         2 adds all pairs of the features (of single features in one mode).
     groupby, cells, method, twin, n_steps, regulons, allow_extrapolation, random_state
@@ -81,9 +81,9 @@ def screen(
     DataFrame
         ``perturbation, modality, feature, group, delta, sd, q05, q95, prob_up, direct``. ``mdata.uns["screen"]`` gets
         ``effects`` (this table), ``ranking`` (``group, perturbation, shift_norm``, root mean square of the RNA effects,
-        ``n_confident``, RNA features whose interval leaves out 0, and of the perturbed regulators in :func:`mmopt.tl.regulons`
-        the largest ``doubt`` and the fewest edges ``n_confirmed``, NaN where none is perturbed: with few, a low rank says little),
-        ``skipped`` (what was refused, and why), ``params`` and ``versions``; with
+        ``n_confident``, RNA features that are not clamped and whose interval leaves out 0, and of the perturbed regulators in
+        :func:`mmopt.tl.regulons` the largest ``doubt`` and the fewest edges ``n_confirmed``, NaN where none is perturbed: with
+        few, a low rank says little), ``skipped`` (what was refused, and why), ``params`` and ``versions``; with
         conformal intervals ``calibration`` and ``not_calibrated`` (its skipped perturbations) too.
 
     Raises
@@ -167,9 +167,10 @@ def screen(
             summary, used = calibration.interval(job, summary)
             counted.append(used)
         frames.append(_rows(stage, name, clamp, summary, n_top))
-        sure = ((summary["q05"] > 0) | (summary["q95"] < 0))[:, rna].sum(1)
+        sure = (summary["q05"] > 0) | (summary["q95"] < 0)
+        sure[:, list(clamp.clamps)] = False  # set, not inferred
         evidence = weakest_evidence(mdata.uns[regulons], [one.column for one in job])
-        ranking.append((name, rms_of_effects(summary["delta"], rna, clamp), sure, *evidence))
+        ranking.append((name, rms_of_effects(summary["delta"], rna, clamp), sure[:, rna].sum(1), *evidence))
     if not frames:
         raise ValueError(
             f"nothing could be perturbed; the first refusal: {skipped[0][1] if skipped else 'no features'}"
@@ -222,7 +223,7 @@ def _jobs(
     else:
         entries = list(features)
     read = partial(parse, features=stage.features, mdata=mdata)
-    jobs = [read(list(e) if isinstance(e, list) else e, mode, level) for e in entries for mode in modes]
+    jobs = [read(e, mode, level) for e in entries for mode in (modes[:1] if _says_mode(e) else modes)]
     if order == 2:
         singles = {mode: [e for e in entries if isinstance(e, str)] for mode in modes}
         jobs += [
@@ -234,6 +235,16 @@ def _jobs(
     if len(set(names)) < len(names):
         raise ValueError(f"features: {listed({n for n in names if names.count(n) > 1})} asked for twice")
     return jobs
+
+
+def _says_mode(entry: object) -> bool:
+    """Whether a perturbation has modes of its own, so that the modes of the screen do not matter to it."""
+    pair = isinstance(entry, tuple) and len(entry) == 2 and entry[1] in MODES
+    return (
+        pair
+        or isinstance(entry, Mapping)
+        or (isinstance(entry, list | tuple) and all(isinstance(e, tuple) for e in entry))
+    )
 
 
 def _unique(entry: str, genes: str, stage: Stage) -> bool:

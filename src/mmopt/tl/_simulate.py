@@ -9,7 +9,7 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import obs_column
+from mmopt._checks import find_modalities, obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._progress import progress
 from mmopt._random import derived
@@ -32,6 +32,9 @@ def simulate(
     *,
     start: object,
     model: "TriVI | None" = None,
+    rna: str | bool | None = None,
+    atac: str | bool | None = None,
+    prot: str | bool | None = None,
     interventions: Sequence | None = None,
     terminal_key: str | None = None,
     features: Sequence[str] | None = None,
@@ -65,6 +68,8 @@ def simulate(
     model
         Not needed: the twin lives in the stored embedding, and read-outs are of observed cells, not decoded ones. Accepted so
         that all tools are called alike.
+    rna, atac, prot
+        Names of the modalities where there is no network, which knows them; ``False`` leaves one out.
     interventions
         ``[("GATA1", "overexpress", 2, 4), ("SPI1", "knockout")]``: feature, mode and window, from ``start`` up to ``stop``;
         without a window the whole simulation. Modes as in :func:`mmopt.tl.perturb`.
@@ -104,8 +109,8 @@ def simulate(
     ``fate_time``
         Table ``time, arm, label, p, lo, hi``; arms ``wild_type`` and, with interventions, ``perturbed``.
     ``features``
-        Table ``modality, feature, time, arm, mean, lo, hi``: log1p counts per 10,000 for RNA and ATAC, the centred log ratio for
-        protein.
+        Table ``modality, feature, time, arm, mean, lo, hi``: log1p counts per 10,000 of these features for RNA and ATAC, the
+        centred log ratio for protein.
     ``ood``
         Table ``time, arm, share`` of states farther from the observed ones than 99 % of those from each other.
     ``paths``
@@ -149,7 +154,15 @@ def simulate(
     time_key, grows = fitted["time_key"], bool(fitted["growth_key"]) or fitted["couplings"] == "given"
     begin = find_start(mdata, course, start, time_key)
     labels = obs_column(mdata, terminal_key) if terminal_key is not None else None
-    stage = _stage(mdata, regulons, bool(interventions), fitted["use_rep"], random_state)
+    if interventions and regulons not in mdata.uns:
+        raise KeyError(
+            f"interventions act through a regulatory network, and there is none in mdata.uns[{regulons!r}]; call "
+            "`mm.tl.regulons(mdata, prior=...)` first"
+        )
+    if regulons in mdata.uns:
+        stage = set_stage(mdata, regulons=regulons, groupby=None, seed=random_state)
+    else:
+        stage = plain_stage(mdata, find_modalities(mdata, rna, atac, prot), fitted["use_rep"])
     t0, end = float(course.times[begin.point]), float(course.times[-1])
     planned = parse_schedule(interventions, stage.features, mdata, t0, end)
     remarks = list(begin.remarks)
@@ -210,17 +223,6 @@ def simulate(
     if labels is not None:
         mdata.obsm[_keys.fate_slot(key_added)] = fate_matrix(course, members, labels, names)
     return mdata if copy else None
-
-
-def _stage(mdata: MuData, regulons: str, needed: bool, use_rep: str, seed: int) -> Stage:
-    if needed and regulons not in mdata.uns:
-        raise KeyError(
-            f"interventions act through a regulatory network, and there is none in mdata.uns[{regulons!r}]; call "
-            "`mm.tl.regulons(mdata, prior=...)` first"
-        )
-    if regulons in mdata.uns:
-        return set_stage(mdata, regulons=regulons, groupby=None, seed=seed)
-    return plain_stage(mdata, use_rep)
 
 
 def _shown(features: Sequence[str] | None, stage: Stage, mdata: MuData) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Features of a data set without a regulatory network: what a simulation reads out when nothing is intervened upon."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from mudata import MuData
 
-from mmopt._checks import find_modalities
 from mmopt.grn.effects import Scene
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, Readout
@@ -15,9 +16,9 @@ from mmopt.tl._scene import ALL, Stage
 _POOL, _CELLS = 30, 300
 
 
-def plain_stage(mdata: MuData, use_rep: str) -> Stage:
+def plain_stage(mdata: MuData, modalities: Mapping[str, str], use_rep: str) -> Stage:
     """Pooled profiles on their own scale (counts per 10,000), no regulators and no edges."""
-    features = choose_features(mdata, find_modalities(mdata), {})
+    features = choose_features(mdata, modalities, {})
     profiles = read_profiles(mdata, features, layer=None, use_rep=use_rep)
     n = len(features.table)
     blocks = [(block, "ratio" if role == "prot" else "share") for role, block in features.blocks.items()]

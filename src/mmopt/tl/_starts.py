@@ -11,6 +11,7 @@ from mudata import MuData
 from mmopt._checks import listed, obs_column
 from mmopt.dynamics import FateMap
 from mmopt.tl._course import Course
+from mmopt.tl._scene import mask_of
 
 _FEW = 10
 _MUCH, _SOME = 0.5, 0.1
@@ -120,10 +121,8 @@ def _cells(mdata: MuData, start: object) -> np.ndarray:
             f"start: a dict such as {{'day': 2}}, names or a mask of cells are needed, not {start!r}"
         )
     cells = np.asarray(start)
-    if cells.dtype == bool:
-        if cells.shape != (mdata.n_obs,):
-            raise ValueError(f"start: a mask of {mdata.n_obs} values is needed, got {cells.shape}")
-        return cells
+    if pd.api.types.is_bool_dtype(getattr(start, "dtype", cells.dtype)):
+        return mask_of(mdata, start, "start")
     if cells.ndim != 1 or cells.dtype.kind not in "OUST":
         raise TypeError(
             f"start: names of cells are needed, not an array of {cells.dtype}; states go into {{'states': x}}"

@@ -1,0 +1,56 @@
+import anndata
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmopt._checks import find_modalities
+from mmopt.tl._features import choose_features
+from mmopt.tl._profiles import read_profiles
+
+
+@pytest.fixture
+def mdata():
+    """40 cells with 6 genes and 3 proteins; the third protein is counted in every cell, and less than the others."""
+    rng = np.random.default_rng(0)
+    names = [f"c{i}" for i in range(40)]
+    parts = {
+        "rna": rng.poisson(3, (40, 6)),
+        "prot": np.column_stack([rng.poisson(60, (40, 2)), np.ones(40, int)]),
+    }
+    made = mudata.MuData(
+        {
+            role: anndata.AnnData(
+                values.astype(np.float32),
+                obs=pd.DataFrame(index=names),
+                var=pd.DataFrame(index=[f"{role}{i}" for i in range(values.shape[1])]),
+            )
+            for role, values in parts.items()
+        }
+    )
+    made.obsm["X_pca"] = rng.standard_normal((40, 3))
+    return made
+
+
+def read(mdata, use_rep="X_pca"):
+    features = choose_features(mdata, find_modalities(mdata), {})
+    return read_profiles(mdata, features, layer=None, use_rep=use_rep)
+
+
+def test_counts_per_ten_thousand_of_all_that_was_counted_and_of_the_features(mdata):
+    assert read(mdata).features.within(5.0, "rna") == 5.0
+    mdata["rna"].var["highly_variable"] = [True, True, False, False, False, False]
+    features = read(mdata).features
+    counts = mdata["rna"].X
+    share = (counts[:, :2].sum(1) / counts.sum(1)).mean()
+    assert features.within(5.0, "rna") == pytest.approx(5 / share)
+    assert features.within(5.0, "prot") == 5.0
+
+
+def test_a_protein_was_counted_where_it_has_counts_however_many_the_others_have(mdata):
+    mdata["prot"].X[:7, 2] = 0
+    profiles, everyone = read(mdata), np.ones(40, dtype=bool)
+    assert profiles.detected(8, everyone) == (33, 40)
+    assert profiles.detected(8, np.arange(40) < 10) == (3, 10)
+    assert profiles.detected(6, everyone) == (40, 40)
+    assert profiles.detected(0, everyone) == (int((mdata["rna"].X[:, 0] > 0).sum()), 40)
