@@ -8,7 +8,8 @@ from scipy import sparse
 
 import mmopt as mm
 from mmopt.metrics import leave_one_out_covered
-from mmopt.tl._conformal import _table
+from mmopt.tl._conformal import Calibration, _table
+from mmopt.tl._interventions import Intervention
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +182,10 @@ def test_coverage_is_that_of_the_interval_of_the_same_mode():
         np.testing.assert_allclose(table["coverage"][part], own)
         np.testing.assert_allclose(table["coverage_changed"][part], own)
     assert table["widening"][:20].max() < 1 < table["widening"][20:].min()
+    targets = [frozenset({(i, *kind)}) for i, kind in enumerate(kinds)]
+    calibration = Calibration(table["perturbation"].tolist(), targets, scores, measured, table, table[:0])
+    for part in (slice(0, 20), slice(20, 32)):
+        asked = Intervention(0, "asked", *kinds[part.start])
+        params = calibration.report(9, [[asked]])[0]["params"]
+        np.testing.assert_allclose(params["coverage"], table["coverage"][part].mean())
+    assert abs(table["coverage"][:20].mean() - table["coverage"].mean()) > 1e-3

@@ -86,13 +86,18 @@ class Calibration:
         limits = {"q05": summary["delta"] - reach, "q95": summary["delta"] + reach}
         return summary | limits, len(others)
 
-    def report(self, n: int) -> tuple[dict, list[str]]:
-        """Say what goes into the slot of a result calibrated on ``n`` perturbations, and remarks on its coverage."""
-        mean = self.table[["coverage", "coverage_changed"]].mean()
+    def report(self, n: int, jobs: Sequence[Sequence[Intervention]]) -> tuple[dict, list[str]]:
+        """Say what goes into the slot of a result calibrated on ``n`` perturbations, and remarks on its coverage.
+
+        The coverage is that of measured perturbations in the modes of ``jobs``: others had no part in their intervals.
+        """
+        asked = {_modes(target(job)) for job in jobs}
+        alike = np.array([_modes(mine) in asked for mine in self.targets], dtype=bool)
+        mean = self.table.loc[alike, ["coverage", "coverage_changed"]].mean()
         remarks = []
         if np.isnan(mean["coverage"]):
             remarks.append(
-                f"the coverage of the conformal intervals could not be checked: with {len(self.names)} perturbations none "
+                f"the coverage of the conformal intervals could not be checked: with {alike.sum()} perturbations none "
                 f"can be held out and {units_needed(LEVEL)} remain"
             )
         params = {"n_calibration": n, **{k: float(v) for k, v in mean.items()}}

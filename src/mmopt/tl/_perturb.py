@@ -211,7 +211,7 @@ def perturb(
             mdata, stage, labels, mode=mode, level=level, groupby=groupby, n_steps=n_steps, seed=random_state
         )
         summary, n_calibration = calibration.interval(interventions, summary)
-        extra, remark = calibration.report(n_calibration)
+        extra, remark = calibration.report(n_calibration, [interventions])
         remarks += remark
     blocks = list(stage.features.blocks.values())
     p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))

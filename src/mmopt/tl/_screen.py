@@ -129,7 +129,7 @@ def screen(
     spread, rna = stage.spread, stage.features.blocks["rna"]
     frames, ranking, skipped, detected = [], [], [], {}
     extra: dict[str, Any] = {}
-    counted: list[int] = []
+    counted: list[tuple[int, list]] = []
     if conformal:
         calibration = calibrate(
             mdata,
@@ -165,7 +165,7 @@ def screen(
         summary = summarise(draws, spread, list(clamp.clamps), claimed(draws, method))
         if conformal:
             summary, used = calibration.interval(job, summary)
-            counted.append(used)
+            counted.append((used, job))
         frames.append(_rows(stage, name, clamp, summary, n_top))
         sure = (summary["q05"] > 0) | (summary["q95"] < 0)
         sure[:, list(clamp.clamps)] = False  # set, not inferred
@@ -179,7 +179,9 @@ def screen(
         logger.warning("%d perturbations were refused, e.g. %s", len(skipped), skipped[0][1])
     remarks = lost + stage.remarks
     if conformal:
-        extra, about_coverage = calibration.report(min(counted))
+        extra, about_coverage = calibration.report(
+            min(used for used, _ in counted), [job for _, job in counted]
+        )
         extra["not_calibrated"] = extra.pop("skipped")
         remarks = remarks + about_coverage
     for remark in remarks:
