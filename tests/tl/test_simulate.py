@@ -39,6 +39,12 @@ def test_the_wild_type_ends_as_it_was_measured(mdata):
     assert mdata.uns["s"]["effect"]["verdict"] == "none asked for"
 
 
+def test_fates_of_an_earlier_call_do_not_stay(mdata):
+    mdata.obsm["fate_s"] = np.ones((mdata.n_obs, 2))
+    run(mdata, terminal_key=None, n_cells=20)
+    assert "fate_s" not in mdata.obsm
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_fate_of_two_cells_is_not_lost_in_a_sample(mdata, monkeypatch, seed):
     monkeypatch.setattr("mmopt.tl._arms._REFERENCE", 60)

@@ -205,6 +205,7 @@ def simulate(
         "warnings": np.array(remarks, dtype=object),
         "versions": versions(),
     }
+    mdata.obsm.pop(_keys.fate_slot(key_added), None)
     if labels is not None:
         mdata.obsm[_keys.fate_slot(key_added)] = fate_matrix(course, members, labels, names)
     return mdata if copy else None
