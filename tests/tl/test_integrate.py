@@ -70,6 +70,13 @@ def test_modality_weights_are_shares_of_the_modalities_present(fitted):
     assert (weights[has] > 0).all()
 
 
+def test_weights_of_modalities_used_before_are_taken_out(toy):
+    toy.obs["mmopt_weight_prot"] = 0.6
+    short(toy, max_epochs=1, n_networks=1, atac=False, prot=False)
+    assert [c for c in toy.obs if c.startswith("mmopt_weight")] == ["mmopt_weight_rna"]
+    np.testing.assert_allclose(toy.obs["mmopt_weight_rna"], 1)
+
+
 def test_slots_survive_a_file(fitted, tmp_path):
     mdata, _ = fitted
     with override_pull_on_update():

@@ -140,6 +140,11 @@ def integrate(
         **train_kwargs,
     )
     mdata.obsm[key_added] = model.get_latent_representation()
+    for column in (
+        _keys.weight_column(m, key_added) for m in _keys.MODALITIES
+    ):  # also of modalities used before
+        if column in mdata.obs:
+            del mdata.obs[column]
     for modality, share in model.get_modality_weights().items():
         mdata.obs[_keys.weight_column(modality, key_added)] = share.to_numpy()
     fields = model.registry["field_registries"]
