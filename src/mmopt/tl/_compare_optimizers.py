@@ -132,6 +132,7 @@ def compare_optimizers(
     >>> runs = mm.tl.compare_optimizers(mdata, ("adam", "asgdadam"), lr_grid=(1e-3,), seeds=(0, 1))
     >>> mdata.uns["optimizer_comparison"]["summary"]
     """
+    _keys.refuse_slot_of_others(key_added, _keys.OPTIMIZER_COMPARISON)
     optimizers = [optimizers] if isinstance(optimizers, str) else list(optimizers)
     if not (optimizers and len(lr_grid) and len(seeds)):
         raise ValueError("optimizers, lr_grid and seeds must each name at least one")

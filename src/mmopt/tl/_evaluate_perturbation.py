@@ -85,6 +85,7 @@ def evaluate_perturbation(
     >>> predicted = mm.tl.screen(mdata, ["STAT1", "JAK2"], cells=control)
     >>> mm.tl.evaluate_perturbation(mdata, predicted, control="NT").groupby("method")["pearson"].median()
     """
+    _keys.refuse_slot_of_others(key_added, _keys.PERTURBATION_EVALUATION)
     modalities = find_modalities(mdata)
     role = next((r for r, name in modalities.items() if modality in (r, name)), None)
     if role is None:

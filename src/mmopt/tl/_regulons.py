@@ -136,6 +136,7 @@ def regulons(
     >>> mm.tl.regulons(mdata, prior=net)
     >>> mdata.uns["regulons"]["edges"].head()
     """
+    _keys.refuse_slot_of_others(key_added, _keys.REGULONS)
     if n_boot < 5 or n_neighbors < 2 or not prior_strength >= 1 or not window > 0:
         raise ValueError(
             "n_boot must be at least 5, n_neighbors at least 2, prior_strength at least 1 and window positive; got "

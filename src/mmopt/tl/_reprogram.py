@@ -153,6 +153,7 @@ def reprogram(
     >>> mm.tl.reprogram(mdata, "progenitor", "erythroid", groupby="cell_type", max_factors=2)
     >>> mdata.uns["reprogram"]["pareto"]
     """
+    _keys.refuse_slot_of_others(key_added, _keys.REPROGRAM)
     _check_numbers(max_factors, n_null, n_starts, n_evaluations, beam, penalty, identity)
     modes = [modes] if isinstance(modes, str) else list(modes)
     stage = set_stage(mdata, regulons=regulons, groupby=None, seed=random_state)
