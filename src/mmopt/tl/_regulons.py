@@ -7,7 +7,7 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import batch_codes, find_modalities, listed, nearest
+from mmopt._checks import batch_codes, find_modalities, listed, nearest, report_unused
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt._response import log_odds
@@ -143,6 +143,7 @@ def regulons(
             f"{n_boot=}, {n_neighbors=}, {prior_strength=}, {window=}"
         )
     modalities = find_modalities(mdata, rna, atac, prot)
+    report_unused(mdata, modalities, rna=rna, atac=atac, prot=prot)
     if "rna" not in modalities:
         raise ValueError(
             f"no RNA modality among {listed(mdata.mod)}: regulators are genes; name it with `rna=`"
