@@ -76,6 +76,7 @@ def test_the_model_file_is_no_pickle(results):
 
 def test_report_names_data_versions_and_files(results):
     report = (results / "report.md").read_text()
+    assert " 2 epochs" in report  # of each of two networks
     for text in ("1200 cells", "300 rna features", "Held-out", "torch", "scvi-tools", "One seed", *OUTPUTS):
         assert text in report, text
 

@@ -305,7 +305,8 @@ def _report(
         + f". Batch corrected for: {batch or 'none'}. Labels, used for scoring only: {label or 'none'}.",
         "",
         f"Model: TriVI, {params['n_latent']} latent dimensions, {params['optimizer']} from lr {params['lr']}, "
-        f"{params['n_epochs']} epochs of {params['batch_size']} cells, seed {params['random_state']}, "
+        f"{params['n_epochs']} epochs{' for each network' * (params['n_networks'] > 1)} in batches of {params['batch_size']} "
+        f"cells, seed {params['random_state']}, "
         f"{params['n_train']} cells trained on, {params['n_validation']} held out.",
         "",
     ]
