@@ -105,6 +105,14 @@ def test_a_file_that_is_no_mudata(tmp_path, capsys):
     assert "no readable .h5mu" in capsys.readouterr().err
 
 
+def test_an_anndata_is_told_how_to_become_a_mudata(tmp_path, capsys):
+    (tmp_path / "cells.h5ad").write_bytes(b"")
+    assert main([str(tmp_path / "cells.h5ad"), "--out", str(tmp_path / "out"), *QUICK]) == 2
+    error = capsys.readouterr().err
+    assert "is an AnnData (.h5ad)" in error
+    assert 'mudata.MuData({"rna": anndata.read_h5ad(' in error
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, stop):
     command = [

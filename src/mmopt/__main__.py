@@ -192,6 +192,9 @@ def _read(file: str | None) -> "MuData":
 
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no file {file}")
+    if Path(file).suffix == ".h5ad":
+        wrapped = f'mudata.MuData({{"rna": anndata.read_h5ad("{file}")}}).write("{Path(file).stem}.h5mu")'
+        raise ValueError(f"{file} is an AnnData (.h5ad), and a MuData is needed: wrap it, `{wrapped}`")
     try:
         with override_pull_on_update():
             return mudata.read_h5mu(file)
