@@ -134,6 +134,7 @@ def compare_optimizers(
     """
     _keys.refuse_slot_of_others(key_added, _keys.OPTIMIZER_COMPARISON)
     optimizers = [optimizers] if isinstance(optimizers, str) else list(optimizers)
+    lr_grid, seeds = ([v] if isinstance(v, int | float) else v for v in (lr_grid, seeds))
     if not (optimizers and len(lr_grid) and len(seeds)):
         raise ValueError("optimizers, lr_grid and seeds must each name at least one")
     if (model_kwargs or {}).get("n_networks", 1) != 1:

@@ -170,7 +170,10 @@ def _plain(name: str) -> str:
 def _wide(table: pd.DataFrame, what: str, name: str, role: str, features: pd.Index) -> dict:
     """Arrays perturbations × features of a long table."""
     if missing := [c for c in ("perturbation", "feature", "delta") if c not in table]:
-        raise ValueError(f"{what}: no column {listed(missing)}; there are {listed(table.columns)}")
+        hint = f"; of one perturbation, add it: `{what}.assign(perturbation='STAT1')`" * (
+            "perturbation" in missing
+        )
+        raise ValueError(f"{what}: no column {listed(missing)}; there are {listed(table.columns)}{hint}")
     chosen = np.ones(len(table), dtype=bool)
     if "modality" in table:
         chosen &= table["modality"].astype(str).isin([name, role]).to_numpy()

@@ -7,7 +7,7 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import batch_codes, find_modalities, listed, nearest, report_unused
+from mmopt._checks import batch_codes, find_modalities, listed, report_unused
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt._response import log_odds
@@ -20,7 +20,7 @@ from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
 from mmopt.grn.scale import chromatin_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
-from mmopt.tl._features import Features, choose_features
+from mmopt.tl._features import Features, choose_features, other_spelling
 from mmopt.tl._profiles import read_profiles
 
 _FIT_CELLS = 3000
@@ -351,11 +351,9 @@ def _regulator_columns(
     ]
     columns = [*np.flatnonzero(genes.isin(wanted)), *(features.find(w, mdata) for w in prots)]
     if not columns:
-        example = next((f"{w!r} and {n[0]!r}" for w in wanted if (n := nearest(w, genes, 1))), "")
         raise ValueError(
             f"prior: none of its {len(wanted)} sources ({listed(wanted, 3)}) is in modality "
-            f"{features.modalities['rna']!r} ({listed(genes, 3)})"
-            + (f"; do they differ in spelling, such as {example}?" if example else "")
+            f"{features.modalities['rna']!r} ({listed(genes, 3)}){other_spelling(wanted, genes)}"
         )
     return np.unique(columns)
 
