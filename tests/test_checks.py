@@ -100,6 +100,23 @@ def test_find_modalities_refuses_empty_ones_and_shared_features():
         _checks.find_modalities(mdata)
 
 
+@pytest.mark.parametrize(
+    ("names", "given", "said"),
+    [
+        (["rna", "antibody"], {}, r"'antibody': not used; .*`atac=` or `prot=`"),
+        (["rna", "antibody"], {"atac": False}, r"'antibody': not used; .* name it with `prot=`$"),
+        (["rna", "antibody"], {"atac": False, "prot": False}, None),
+        (["rna", "atac", "prot", "hto"], {}, None),
+        (["rna", "antibody"], {"prot": "antibody"}, None),
+    ],
+)
+def test_modalities_that_are_left_out_are_named(names, given, said, caplog):
+    mdata = build(**{name: modality("ab") for name in names})
+    found = _checks.find_modalities(mdata, **given)
+    _checks.report_unused(mdata, found, **dict.fromkeys(("rna", "atac", "prot")) | given)
+    assert re.search(said, caplog.text.strip()) if said else not caplog.text
+
+
 # --- counts
 
 COUNTS = np.array([[0, 3, 1], [2, 0, 0]], dtype=np.float64)
@@ -141,7 +158,8 @@ def test_which_layer_is_read():
     for layer, factor in [(None, 2), ("counts", 2), ("other", 3), ("X", 1)]:
         np.testing.assert_array_equal(_checks.counts(adata, "rna", layer), COUNTS * factor)
     with pytest.raises(
-        KeyError, match="'rna' has no layer 'raw'; the layers there are: 'counts', 'other', 'X'"
+        KeyError,
+        match=r"'rna' has no layer 'raw'; the layers there are: 'counts', 'other', 'X'.*in each as layers",
     ):
         _checks.counts(adata, "rna", "raw")
 
@@ -201,6 +219,12 @@ def test_the_remedy_in_the_message_works():
     remedy = re.search(r"e\.g\. `(.+)`$", str(error.value)).group(1)
     exec(remedy, {"mdata": {"rna": adata}})
     np.testing.assert_array_equal(_checks.counts(adata, "rna"), COUNTS)
+
+
+def test_no_remedy_is_named_that_is_not_there():
+    with pytest.raises(ValueError, match=r"neither layers nor \.raw.*store them, e\.g\.") as error:
+        _checks.counts(with_x(np.log1p(COUNTS)), "rna")
+    assert ".raw[" not in str(error.value)
 
 
 def test_counts_refuses_the_rest():

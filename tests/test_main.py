@@ -76,6 +76,7 @@ def test_the_model_file_is_no_pickle(results):
 
 def test_report_names_data_versions_and_files(results):
     report = (results / "report.md").read_text()
+    assert " 2 epochs" in report  # of each of two networks
     for text in ("1200 cells", "300 rna features", "Held-out", "torch", "scvi-tools", "One seed", *OUTPUTS):
         assert text in report, text
 
@@ -115,6 +116,14 @@ def test_a_file_that_is_no_mudata(tmp_path, capsys):
     (tmp_path / "data.h5mu").write_bytes(b"no hdf5")
     assert main([str(tmp_path / "data.h5mu"), "--out", str(tmp_path / "out"), *QUICK]) == 2
     assert "no readable .h5mu" in capsys.readouterr().err
+
+
+def test_an_anndata_is_told_how_to_become_a_mudata(tmp_path, capsys):
+    (tmp_path / "cells.h5ad").write_bytes(b"")
+    assert main([str(tmp_path / "cells.h5ad"), "--out", str(tmp_path / "out"), *QUICK]) == 2
+    error = capsys.readouterr().err
+    assert "is an AnnData (.h5ad)" in error
+    assert 'mudata.MuData({"rna": anndata.read_h5ad(' in error
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])

@@ -197,6 +197,9 @@ def _read(file: str | None) -> "MuData":
 
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no file {file}")
+    if Path(file).suffix == ".h5ad":
+        wrapped = f'mudata.MuData({{"rna": anndata.read_h5ad("{file}")}}).write("{Path(file).stem}.h5mu")'
+        raise ValueError(f"{file} is an AnnData (.h5ad), and a MuData is needed: wrap it, `{wrapped}`")
     try:
         with override_pull_on_update():
             return mudata.read_h5mu(file)
@@ -313,7 +316,7 @@ def _report(
         + f". Batch corrected for: {batch or 'none'}. Labels, used for scoring only: {label or 'none'}.",
         "",
         f"Model: TriVI, {params['n_latent']} latent dimensions in all, {n_networks} network{'s' * (n_networks > 1)}, "
-        f"{params['n_epochs'] // n_networks} epochs{' each' * (n_networks > 1)} in batches of {params['batch_size']} cells, "
+        f"{params['n_epochs']} epochs{' each' * (n_networks > 1)} in batches of {params['batch_size']} cells, "
         f"{params['optimizer']} from lr {params['lr']}, seed {params['random_state']}, "
         f"{params['n_train']} cells trained on, {params['n_validation']} held out.",
         "",

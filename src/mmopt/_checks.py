@@ -114,6 +114,14 @@ def find_modalities(
     return found
 
 
+def report_unused(mdata: MuData, found: Mapping[str, str], **given: str | bool | None) -> None:
+    """Say through the logger which modalities are left out while a role that the user did not fill is free."""
+    unused = [name for name in mdata.mod if name not in found.values()]
+    free = " or ".join(f"`{role}=`" for role, name in given.items() if name is None and role not in found)
+    if unused and free:
+        logger.warning("%s: not used; if that is not what you want, name it with %s", listed(unused), free)
+
+
 def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[Any, str]:
     """Return the matrix that :func:`counts` would read, as it is, and its place for messages."""
     layers = layer_names(adata)
@@ -125,7 +133,8 @@ def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[An
         matrix, where = adata.X, f"modality {modality!r}, X"
     else:
         raise KeyError(
-            f"modality {modality!r} has no layer {layer!r}; the layers there are: {listed([*layers, 'X'], 20)}"
+            f"modality {modality!r} has no layer {layer!r}; the layers there are: {listed([*layers, 'X'], 20)}. Where "
+            "modalities keep their counts in different places, store them in each as layers['counts'] and leave `layer=` out"
         )
     if getattr(matrix, "shape", None) is None:  # a file without X gives an array without a shape
         raise ValueError(f"{where} is empty; name the layer with the counts with `layer=`")
@@ -209,12 +218,15 @@ def check_counts(values: np.ndarray, adata: AnnData, modality: str, where: str) 
         problem = f"looks log-normalised (fractional values up to {high:.3g})"
     else:
         problem = f"looks normalised or denoised (fractional values up to {high:.4g}; `np.rint` mends estimated counts)"
-    has = [f'layers["{name}"]' for name in layer_names(adata)] + ([".raw"] if adata.raw is not None else [])
-    this = f'mdata["{modality}"]'
+    raw, this = adata.raw is not None, f'mdata["{modality}"]'
+    has = [f'layers["{name}"]' for name in layer_names(adata)] + [".raw"] * raw
+    source = (
+        f"{this}.raw[:, {this}.var_names].X`" if raw else "counts`, as they were before they were normalised"
+    )
     raise ValueError(
         f'{where} {problem}; raw counts are needed. They are usually in layers["counts"] or .raw (this modality has '
         f"{', '.join(has) or 'neither layers nor .raw'}): name the layer with `layer=`, or store them, e.g. "
-        f'`{this}.layers["counts"] = {this}.raw[:, {this}.var_names].X`'
+        f'`{this}.layers["counts"] = {source}'
     )
 
 

@@ -17,12 +17,33 @@ SIMULATE = "simulate"
 TWIN_EVALUATION = "twin_evaluation"
 UNASSIGNED = "unassigned"
 
+SLOTS = (
+    LANDSCAPE,
+    CURVATURE,
+    OPTIMIZER_COMPARISON,
+    REGULONS,
+    PERTURB,
+    SCREEN,
+    REPROGRAM,
+    PERTURBATION_EVALUATION,
+)
+SLOTS = (*SLOTS, TWIN, SIMULATE, TWIN_EVALUATION, EMBEDDING.removeprefix("X_"))
+
 # how control cells are spelled, in any case
 CONTROLS = ("control", "ctrl", "nt", "ntc", "non-targeting", "pbs", "dmso")
 
 MODALITIES = ("rna", "atac", "prot")
 # usual names of the modalities, tried in this order when the user names none
 ALIASES = {"rna": ("rna", "gex"), "atac": ("atac", "peaks"), "prot": ("prot", "protein", "adt", "cite")}
+
+
+def refuse_slot_of_others(key_added: str, own: str) -> None:
+    """Refuse a ``key_added`` that is the slot in ``uns`` of another function than the one that owns ``own``."""
+    if key_added in SLOTS and key_added != own:
+        raise ValueError(
+            f"key_added={key_added!r} would overwrite what another function writes there; take another name, such as "
+            f"'{own}_2'"
+        )
 
 
 def fit_slot(embedding: str = EMBEDDING) -> str:

@@ -92,6 +92,8 @@ def test_same_result_every_time(counts):
 
 def test_refusals(counts):
     x, _ = counts
+    with pytest.raises(TypeError, match=r'counts: a mapping .*"rna": mdata\["rna"\].*, not ndarray'):
+        pca_embedding(x)
     with pytest.raises(ValueError, match=r"unknown modalities \['gex'\]: give some of rna, atac, prot"):
         pca_embedding({"gex": x})
     with pytest.raises(ValueError, match=r"different numbers of cells .*give `positions`"):

@@ -133,7 +133,9 @@ class TestRefusals:
             setup(mdata)
 
     def test_a_layer_that_is_not_there(self, setup, make_mosaic):
-        with pytest.raises(KeyError, match="modality 'rna' has no layer 'raw'; the layers there are: 'X'"):
+        with pytest.raises(
+            KeyError, match=r"modality 'rna' has no layer 'raw'; the layers there are: 'X'.*`layer=` out"
+        ):
             setup(make_mosaic(), layer="raw")
 
     @pytest.mark.parametrize("axis", ["obs", "var"])
@@ -233,7 +235,8 @@ class TestOtherData:
         mdata = make_mosaic()
         mdata.obs["donor"] = mdata.obs["donor"].replace("b", "c")
         with pytest.raises(
-            ValueError, match=r"'donor' has batches the model was not trained on \('c'\).*'a', 'b'"
+            ValueError,
+            match=r"'donor' has batches the model was not trained on \('c'\).*'a', 'b'.*load_query_data",
         ):
             fitted.get_latent_representation(mdata)
 
@@ -286,3 +289,28 @@ class TestOtherData:
             model.adata, batch_key=None, prot=False
         )  # another model's setup of the same data
         np.testing.assert_array_equal(model.get_latent_representation(), before)
+
+
+class TestRemarks:
+    def test_a_column_that_is_no_batch(self, setup, make_mosaic, caplog):
+        mdata = make_mosaic()
+        mdata.obs["size"] = np.linspace(0, 1, mdata.n_obs)
+        setup(mdata, batch_key="size")
+        assert caplog.text.count(f"'size' has {mdata.n_obs} batches in {mdata.n_obs} cells") == 1
+        setup(mdata, batch_key="donor")
+        assert "'donor'" not in caplog.text
+
+    def test_a_modality_without_a_usual_name(self, setup, make_mosaic, caplog):
+        mdata = make_mosaic(lacking=False)
+        mdata.mod["antibody"] = mdata.mod.pop("prot")
+        setup(mdata)
+        assert caplog.text.count("'antibody': not used; ") == 1
+
+    def test_a_modality_that_the_model_knows_by_another_name(self, fitted, make_mosaic, caplog):
+        mdata = make_mosaic(lacking=False)
+        mdata.mod["gex"] = mdata.mod.pop("rna")
+        fitted.get_latent_representation(mdata)
+        assert "rename 'gex' to 'rna'" in caplog.text
+        del mdata.mod["atac"], mdata.mod["prot"]
+        with pytest.raises(ValueError, match=r"none of the model's modalities.*rename 'gex' to 'rna'"):
+            fitted.get_latent_representation(mdata)

@@ -117,6 +117,8 @@ def test_heat_map_shows_the_strongest_perturbations_and_marks_what_is_sure(mdata
 def test_what_is_not_there(mdata):
     with pytest.raises(KeyError, match=r"no result 'GATA2_knockout'.*nearest: 'GATA1_knockout'"):
         mm.pl.perturbation(mdata, "GATA2_knockout")
+    with pytest.raises(KeyError, match="group='0': 'GATA1_knockout' has the groups"):
+        mm.pl.perturbation(mdata, group=0)
     with pytest.raises(KeyError, match="group='B': 'GATA1_knockout' has the groups 'all', 'HSC'"):
         mm.pl.perturbation(mdata, group="B")
     with pytest.raises(ValueError, match="n_top must be at least 1"):

@@ -34,6 +34,12 @@ def mdata():
     return mdata
 
 
+def test_a_basis_is_named_as_in_scanpy(mdata):
+    axes = mm.pl.perturbation_embedding(mdata, basis="umap", show=False)
+    expected = mm.pl.perturbation_embedding(mdata, basis="X_umap", show=False)
+    np.testing.assert_array_equal(axes[0].collections[1].U, expected[0].collections[1].U)
+
+
 @pytest.mark.parametrize("width", [3.5, 7])
 def test_arrows_point_where_cells_go_and_the_null_stands_beside(mdata, width):
     axes = mm.pl.perturbation_embedding(mdata, width=width, show=False)

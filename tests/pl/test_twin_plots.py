@@ -108,8 +108,9 @@ def test_dynamics_of_features(twinned):
     assert axes[0].get_title() == "GATA1 (RNA)"
     with pytest.raises(KeyError, match="was not read out"):
         mm.pl.dynamics(twinned, ["NOGENE"])
-    with pytest.raises(TypeError, match="a list of names"):
-        mm.pl.dynamics(twinned, "GATA1")
+    with pytest.raises(ValueError, match="a list of names"):
+        mm.pl.dynamics(twinned, [])
+    assert mm.pl.dynamics(twinned, "GATA1", show=False)[0].get_title() == "GATA1 (RNA)"
 
 
 def test_paths_are_those_of_the_twin_that_is_drawn(twinned):

@@ -325,6 +325,14 @@ def test_refuses_more_than_one_network(toy_source):
         mm.tl.compare_optimizers(toy_source.copy(), "adam", model_kwargs={"n_networks": 2})
 
 
+def test_one_rate_and_one_seed_need_no_list(toy_source):
+    mdata = toy_source[toy_source.obs_names[:200]].copy()
+    runs = mm.tl.compare_optimizers(
+        mdata, "adam", lr_grid=1e-3, seeds=2, max_epochs=1, accelerator="cpu", progress_bar=False
+    )
+    assert runs[["lr", "seed"]].to_numpy().tolist() == [[1e-3, 2]]
+
+
 def test_refuses_an_unknown_optimizer(toy_source):
     with pytest.raises(ValueError, match="asgdadam"):
         mm.tl.compare_optimizers(toy_source.copy(), ("adamm",), progress_bar=False)

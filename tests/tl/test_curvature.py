@@ -166,3 +166,23 @@ def test_on_a_gpu(small):
     np.testing.assert_allclose(
         mdata.uns["gpu"]["eigenvalues"]["eigenvalue"], slot["eigenvalues"]["eigenvalue"], rtol=1e-3
     )
+
+
+def test_one_bar_for_all(small, monkeypatch, capsys):
+    mdata, model, _ = small
+    bars = []
+    monkeypatch.setattr(
+        "mmopt.tl._curvature.progress",
+        lambda steps, *names: bars.append([names, [*steps]]) or iter(bars[-1][1]),
+    )
+    mm.tl.curvature(mdata.copy(), model, **SETTINGS | {"k": 1, "n_probes": 2, "progress_bar": True})
+    assert len(bars) == 1
+    assert bars[0][0] == ("curvature", 8, True)  # the top for two draws of noise, five traces, the smallest
+    assert not capsys.readouterr().err
+
+
+def test_the_model_in_the_place_of_the_data(small):
+    mdata, model, _ = small
+    for call in (mm.tl.curvature, mm.tl.landscape):
+        with pytest.raises(TypeError, match=r"in this order: `\(mdata, model\)`, not TriVI and MuData"):
+            call(model, mdata)

@@ -111,6 +111,12 @@ def test_a_mean_over_cells_is_no_success(screened):
     ("change", "kwargs", "error", "message"),
     [
         (lambda p: p.drop(columns="delta"), {}, ValueError, "predicted: no column 'delta'"),
+        (
+            lambda p: p.drop(columns="perturbation"),
+            {},
+            ValueError,
+            r"no column 'perturbation'.*`predicted\.assign\(perturbation='STAT1'\)`",
+        ),
         (lambda p: p.assign(perturbation="Z"), {}, ValueError, "there twice"),
         (
             lambda p: p[p["perturbation"] == "A_knockout"].assign(perturbation="Z"),

@@ -47,6 +47,7 @@ def test_two_networks_for_few_cells(toy, monkeypatch):
     model = short(mdata, n_latent=5)
     fit = mdata.uns["mmopt"]
     assert fit["params"]["n_networks"] == len(model.networks) == 2
+    assert fit["params"]["n_epochs"] == 2  # of each
     assert mdata.obsm["X_mmopt"].shape == (200, 5)
     assert fit["history"]["network"].tolist() == [0, 0, 1, 1]
     assert fit["steps"]["network"].nunique() == 2
@@ -68,6 +69,13 @@ def test_modality_weights_are_shares_of_the_modalities_present(fitted):
     has = presence(mdata, {m: m for m in ("rna", "atac", "prot")})
     assert (weights[~has] == 0).all()
     assert (weights[has] > 0).all()
+
+
+def test_weights_of_modalities_used_before_are_taken_out(toy):
+    toy.obs["mmopt_weight_prot"] = 0.6
+    short(toy, max_epochs=1, n_networks=1, atac=False, prot=False)
+    assert [c for c in toy.obs if c.startswith("mmopt_weight")] == ["mmopt_weight_rna"]
+    np.testing.assert_allclose(toy.obs["mmopt_weight_rna"], 1)
 
 
 def test_slots_survive_a_file(fitted, tmp_path):
@@ -157,6 +165,28 @@ def test_refusals(toy, kwargs, error, message):
 
 
 @pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"batchkey": "donor"}, "no argument 'batchkey'; did you mean batch_key"),
+        ({"n_hidden": 64}, "n_hidden is an argument of the model: give it as `model_kwargs={'n_hidden'"),
+        ({"gradient_clip": 1.0}, "no argument 'gradient_clip'; did you mean gradient_clip_val"),
+        ({"model_kwargs": {"n_hiden": 64}}, "model_kwargs: no argument 'n_hiden'; did you mean n_hidden"),
+        ({"model_kwargs": {"n_latent": 5}}, "model_kwargs: n_latent is an argument of the call itself"),
+    ],
+)
+def test_misspelt_arguments_are_found_before_anything_is_written(toy, kwargs, message):
+    before = set(toy.uns)
+    with pytest.raises(TypeError, match=message):
+        short(toy, **kwargs)
+    assert set(toy.uns) == before
+
+
+def test_arguments_of_training_and_trainer_go_through(toy):
+    model = short(toy, max_epochs=1, n_networks=1, train_size=0.8, limit_val_batches=1, callbacks=[])
+    assert len(model.train_indices) == round(0.8 * toy.n_obs)
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda a: a.X.__imul__(0.5), "prot.*fractional"),
@@ -173,3 +203,13 @@ def test_refuses_what_is_not_counts(toy, spoil, message):
 def test_an_anndata_is_told_how_to_become_a_mudata(toy):
     with pytest.raises(TypeError, match="MuData"):
         short(toy["rna"])
+
+
+def test_what_a_wrapped_trainer_takes_is_not_known(toy, monkeypatch):
+    import lightning.pytorch
+
+    def wrapped(self, *args, whole=lightning.pytorch.Trainer.__init__, **kwargs):
+        whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(lightning.pytorch.Trainer, "__init__", wrapped)
+    short(toy, max_epochs=1, n_networks=1, callbacks=[])

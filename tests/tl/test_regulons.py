@@ -210,7 +210,7 @@ def test_cells_without_a_modality_need_a_joint_embedding(regulated):
         (
             {"prior": pd.DataFrame({"source": ["Gata1"], "target": ["KLF1"]})},
             ValueError,
-            "differ in spelling, such as 'Gata1' and 'GATA1'",
+            r"differ in case, such as 'Gata1' and 'GATA1': convert the prior, `prior\.assign\(.*str\.upper\(\)",
         ),
         ({"regulators": []}, ValueError, "the list is empty"),
         ({"regulators": ["GATA11"]}, KeyError, "nearest: 'GATA1'"),

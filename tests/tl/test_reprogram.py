@@ -222,12 +222,30 @@ def test_an_unreachable_target_is_said_to_be(mdata):
         )
     assert not table["significant"].any()
     assert not mdata.uns["reprogram"]["significant"]
-    with pytest.warns(UserWarning, match="source and target are the same cells") as caught:
-        table = mm.tl.reprogram(
-            mdata, "monocyte", "monocyte", groupby="cell_type", max_factors=1, optimizers=(), n_null=19
-        )
+
+
+SMALL = {"max_factors": 1, "optimizers": (), "n_null": 19, "features": ["GATA1", "SPI1"]}
+
+
+def test_the_way_from_a_group_to_itself_is_refused_and_overlaps_are_named(mdata):
+    with pytest.raises(ValueError, match="source and target are the same cells"):
+        mm.tl.reprogram(mdata, "monocyte", "monocyte", groupby="cell_type", **SMALL)
+    is_source = mdata.obs["cell_type"].isin(["monocyte", "granulocyte"])
+    n = int((mdata.obs["cell_type"] == "monocyte").sum())
+    with pytest.warns(UserWarning, match=f"{n} cells are in the source and in the target") as caught:
+        mm.tl.reprogram(mdata, is_source.to_numpy(), "monocyte", groupby="cell_type", **SMALL)
     assert caught[0].filename == __file__  # whose call it was
-    assert not table["significant"].any()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_groups_by_number_and_masks_that_are_series(mdata):
+    numbers, names = pd.factorize(mdata.obs["cell_type"])
+    mdata.obs["cl"] = numbers
+    source, target = (int(np.flatnonzero(names == n)[0]) for n in ("monocyte", "erythrocyte"))
+    by_number = mm.tl.reprogram(mdata, source, target, groupby="cl", **SMALL)
+    masks = [mdata.obs["cl"] == n for n in (source, target)]
+    by_mask = mm.tl.reprogram(mdata, *masks, groupby="cl", **SMALL)
+    pd.testing.assert_frame_equal(by_number, by_mask)
 
 
 def test_a_random_cell_as_target_is_no_success(mdata):

@@ -144,3 +144,14 @@ def test_a_perturbation_of_a_screen_takes_less_than_a_fifth_of_a_second(mdata):
     start = time.process_time()
     mm.tl.screen(mdata, (pairs * 3)[: min(len(pairs), 60)], progress_bar=False, n_top=10)
     assert time.process_time() - start < 12 * min(len(pairs), 60) / 60
+
+
+def test_slots_of_other_functions_are_not_overwritten(mdata):
+    before = mdata.uns["regulons"]
+    for call in (mm.tl.screen, mm.tl.twin, mm.tl.regulons):
+        named = {"time_key": "time"} if call is mm.tl.twin else {}
+        with pytest.raises(ValueError, match="key_added='perturb' would overwrite"):
+            call(mdata, key_added="perturb", **named)
+    with pytest.raises(ValueError, match=r"key_added='regulons' would overwrite.*'screen_2'"):
+        mm.tl.screen(mdata, key_added="regulons")
+    assert mdata.uns["regulons"] is before

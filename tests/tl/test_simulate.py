@@ -40,6 +40,30 @@ def test_the_wild_type_ends_as_it_was_measured(mdata):
     assert mdata.uns["s"]["effect"]["verdict"] == "none asked for"
 
 
+def test_fates_are_in_the_order_of_the_categories(mdata):
+    labels = mdata.obs["cell_type"].astype("category")
+    plain = run(mdata, interventions=[("GATA1", "knockout", 0, 8)], n_cells=20)
+    backwards = labels.cat.reorder_categories(labels.cat.categories[::-1])
+    mdata.obs["cell_type"] = backwards
+    found = run(mdata, interventions=[("GATA1", "knockout", 0, 8)], n_cells=20)
+    assert found["fate_names"] == plain["fate_names"][::-1]
+    a, b = (f["fate"].set_index("label") for f in (found, plain))
+    pd.testing.assert_frame_equal(a.loc[b.index], b)
+    a, b = (f["fate_time"].set_index(["time", "arm", "label"]) for f in (found, plain))
+    pd.testing.assert_frame_equal(a.loc[b.index], b)
+
+
+def test_an_anndata_is_no_mudata(mdata):
+    with pytest.raises(TypeError, match="a MuData is needed, not AnnData"):
+        run(mdata["rna"])
+
+
+def test_fates_of_an_earlier_call_do_not_stay(mdata):
+    mdata.obsm["fate_s"] = np.ones((mdata.n_obs, 2))
+    run(mdata, terminal_key=None, n_cells=20)
+    assert "fate_s" not in mdata.obsm
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_fate_of_two_cells_is_not_lost_in_a_sample(mdata, monkeypatch, seed):
     monkeypatch.setattr("mmopt.tl._arms._REFERENCE", 60)

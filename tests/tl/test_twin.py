@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,6 +101,19 @@ def test_times_that_are_words(course):
     mdata.obs["day"] = "day " + mdata.obs["day"].astype(str)
     with pytest.raises(ValueError, match=r"180 values are no finite numbers.*give numbers of one unit"):
         fit(mdata)
+
+
+@pytest.mark.parametrize("kind", ["text", "timedelta"])
+def test_the_remedy_for_times_that_are_no_numbers_keeps_them_apart(course, kind):
+    mdata = course(times=(8, 8.5, 9))
+    if kind == "text":
+        mdata.obs["day"] = ("E" + mdata.obs["day"].astype(str)).astype("category")
+    else:
+        mdata.obs["day"] = pd.to_timedelta(mdata.obs["day"], unit="h")
+    with pytest.raises(ValueError, match="values are no finite numbers") as error:
+        fit(mdata)
+    mdata.obs["day"] = eval(re.search(r"e\.g\. `(.+)`$", str(error.value)).group(1), {"mdata": mdata})
+    np.testing.assert_allclose(fit(mdata)["times"], [8, 8.5, 9])
 
 
 def test_cells_without_a_time_are_left_out(course):

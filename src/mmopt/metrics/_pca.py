@@ -41,6 +41,8 @@ def pca_embedding(
 
     Raises
     ------
+    TypeError
+        ``counts`` is no mapping.
     ValueError
         An unknown role, modalities of different length without ``positions``, or fewer than 3 cells or features.
 
@@ -56,6 +58,11 @@ def pca_embedding(
     >>> pca_embedding({"rna": rna, "prot": prot}, n_components=5).shape
     (50, 10)
     """
+    if not isinstance(counts, Mapping):  # a MuData has endlessly many keys
+        raise TypeError(
+            'counts: a mapping from modality to counts is needed, such as {"rna": mdata["rna"].layers["counts"]}, not '
+            f"{type(counts).__name__}"
+        )
     unknown = set(counts) - set(_EMBED)
     if unknown or not counts:
         raise ValueError(f"unknown modalities {sorted(unknown)}: give some of {', '.join(_EMBED)}")

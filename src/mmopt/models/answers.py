@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from mmopt.models.predictions import DRAWS, Interval, check_level, summary, warn
 from mmopt.models.readout import Readout, Readouts, any_of
 
 NO_NOISE = torch.zeros(1)  # given where the posterior mean is asked for, so that no random number is drawn
+UNTRAINED = (
+    "the model is not trained: call `model.train()`, or `mm.tl.integrate(mdata)`, which makes and trains one"
+)
 
 
 class Answers:
@@ -25,11 +28,27 @@ class Answers:
     def _batches(
         self, mdata: MuData | None, indices: Sequence[int] | None, batch_size: int | None
     ) -> Iterator[dict]:
-        self._check_if_trained(warn=False)
+        self._check_if_trained(warn=False, message=UNTRAINED)
         mdata = self._validate_anndata(mdata)
         batch_size = batch_size or 512
         with sensible_threads(batch_size * self._n_values):
             yield from self._make_data_loader(mdata, indices=indices, batch_size=batch_size)
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> dict[str, np.ndarray]:
+        """Return the names of the features that are modelled, by modality: columns of what :meth:`get_normalized` returns.
+
+        Parameters
+        ----------
+        legacy_mudata_format
+            Not used; scvi-tools has it.
+
+        Examples
+        --------
+        >>> protein = model.get_normalized("prot", given="rna")
+        >>> table = pd.DataFrame(protein, mdata.obs_names, model.get_var_names()["prot"])
+        """
+        fields = self.registry_["field_registries"]
+        return {m: np.array(fields[m]["state_registry"]["features"], dtype=object) for m in self.modalities}
 
     @property
     def _n_values(self) -> int:
@@ -198,7 +217,8 @@ class Answers:
 
         Returns
         -------
-        Array of cells × features, or draws × cells × features, or (``mean``, ``lower``, ``upper``). RNA and ATAC: expected counts. Protein has no depth: its
+        Array of cells × features, or draws × cells × features, or (``mean``, ``lower``, ``upper``). Features are those
+        that are modelled: :meth:`get_var_names` has their names. RNA and ATAC: expected counts. Protein has no depth: its
         value is the expected level on the log1p scale, on which antibody counts are read, turned back into counts.
         What is predicted from other modalities alone is drawn towards the average profile as far as held-out cells
         asked for it. Cells of a batch that never measured the modality, or a protein, get the mean of what they would
@@ -235,6 +255,10 @@ class Answers:
         values = torch.cat(parts, -2).numpy()
         warn_blind(np.isnan(values[..., 0]).reshape(-1, values.shape[-2])[0], self._known(given))
         return values if interval is None else Interval(*values)
+
+    def get_normalized_expression(self, *args, **kwargs) -> NoReturn:
+        """Refuse, and name the getter of all modalities."""
+        raise NotImplementedError('TriVI has three modalities: ask `get_normalized("rna")`, "atac" or "prot"')
 
     def get_elbo(self, *args, random_state: int = 0, **kwargs) -> Tensor:
         """Return the evidence lower bound (higher is better), as in scvi-tools, with noise fixed by ``random_state``."""
@@ -284,6 +308,6 @@ class Answers:
         return {name: v.sum() / n_measured[name.removeprefix("nll_")] for name, v in of_cells.items()}
 
     def _repeatable(self, ask: Any, random_state: int, *args, **kwargs) -> Any:
-        self._check_if_trained(warn=False)
+        self._check_if_trained(warn=False, message=UNTRAINED)
         with isolated(random_state):
             return ask(*args, **kwargs)

@@ -6,7 +6,10 @@ from scvi.data.fields import BaseAnnDataField
 
 from mmopt import _checks
 from mmopt._keys import HIGHLY_VARIABLE
+from mmopt._logging import logger
 from mmopt.models import stored
+
+LEAST_CELLS = 3  # per batch, on average: with fewer, the column says which cell it is
 
 
 class CountsField(BaseAnnDataField):
@@ -104,6 +107,12 @@ class BatchField(BaseAnnDataField):
 
     def register_field(self, mdata: MuData) -> dict:
         _, categories = _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
+        if len(categories) > 1 and mdata.n_obs < LEAST_CELLS * len(categories):
+            logger.warning(
+                "obs column %r has %d batches in %d cells: is it the column of the batch? Numbers measured of each cell, "
+                "or names of cells, are none",
+                *(self.batch_key, len(categories), mdata.n_obs),
+            )
         return {"categorical_mapping": categories, "original_key": self.batch_key}
 
     def transfer_field(
@@ -115,7 +124,8 @@ class BatchField(BaseAnnDataField):
         if new and not extend_categories:
             raise ValueError(
                 f"obs column {self.batch_key!r} has batches the model was not trained on ({_checks.listed(new)}); it "
-                f"knows {_checks.listed(known, 20)}"
+                f"knows {_checks.listed(known, 20)}. Cells of new batches are mapped by "
+                "`TriVI.load_query_data(mdata, model)`"
             )
         return {"categorical_mapping": known + new, "original_key": self.batch_key}
 

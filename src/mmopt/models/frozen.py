@@ -74,6 +74,15 @@ def frozen_loss(
     return {name: p.detach().clone() for name, p in model.module.named_parameters()}, loss
 
 
+def check_order(mdata: MuData, model: TriVI) -> None:
+    """Refuse anything but data and a model, in this order."""
+    if not (isinstance(mdata, MuData) and isinstance(model, TriVI)):
+        raise TypeError(
+            f"a MuData and a trained TriVI are needed, in this order: `(mdata, model)`, not {type(mdata).__name__} and "
+            f"{type(model).__name__}"
+        )
+
+
 def draw_cells(model: TriVI, mdata: MuData, n_cells: int, random_state: int) -> tuple[np.ndarray, int]:
     """Draw cells, held-out ones first; gives their positions and how many of them were held out."""
     rng = np.random.default_rng(random_state)

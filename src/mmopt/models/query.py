@@ -160,7 +160,7 @@ class Queries:
             raise ValueError(
                 f"the query has none of the reference's modalities "
                 f"{_checks.listed(fields[m]['state_registry']['modality'] for m in reference.modalities)}; it has "
-                f"{_checks.listed(mdata.mod)}"
+                f"{_checks.listed(mdata.mod)}; rename its modalities, e.g. `mudata.MuData({{'rna': mdata['gex']}})`"
             )
         with override_pull_on_update():
             out = MuData(mods)

@@ -12,7 +12,8 @@ from scvi.data._manager import AnnDataManagerValidationCheck
 from scvi.model.base import BaseModelClass, VAEMixin
 
 from mmopt import _checks
-from mmopt._keys import MODALITIES
+from mmopt._keys import ALIASES, MODALITIES
+from mmopt._logging import logger
 from mmopt._random import isolated
 from mmopt.models import panels, starting
 from mmopt.models.answers import Answers
@@ -206,6 +207,7 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
         source = kwargs.get("source_registry")
         if source is None:
             modalities = _checks.find_modalities(mdata, rna, atac, prot)
+            _checks.report_unused(mdata, modalities, rna=rna, atac=atac, prot=prot)
         else:
             fields = source["field_registries"]
             modalities = {m: fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields}
@@ -243,9 +245,17 @@ def _check_has_some(mdata: MuData, modalities: dict[str, str]) -> None:
             f'a MuData is needed, not {type(mdata).__name__} (wrap it: `mudata.MuData({{"rna": adata}})`)'
         )
     there = {m: name for m, name in modalities.items() if name in mdata.mod}
+    renamed = [
+        f"rename {other!r} to {name!r}, `mudata.MuData({{{name!r}: mdata[{other!r}], ...}})`"
+        for m, name in modalities.items()
+        for other in mdata.mod
+        if m not in there and other not in modalities.values() and other.lower() in ALIASES[m]
+    ]
     if not there:
         raise ValueError(
             f"the data have none of the model's modalities {_checks.listed(modalities.values())}; they have "
-            f"{_checks.listed(mdata.mod)}"
+            f"{_checks.listed(mdata.mod)}" + "".join(f"; {how}" for how in renamed)
         )
+    for how in renamed:
+        logger.warning("a modality is not used, as the model knows it by another name; %s", how)
     _checks.check_obs(mdata, there)

@@ -14,7 +14,7 @@ _CALL = "mm.tl.simulate(mdata, start=...)"
 
 def dynamics(
     mdata: MuData,
-    features: list[str],
+    features: str | list[str],
     *,
     key: str = _keys.SIMULATE,
     width: float = 2 * COLUMN,
@@ -28,7 +28,7 @@ def dynamics(
     mdata
         The data with the result of :func:`mmopt.tl.simulate`.
     features
-        Names; ``"rna:CD4"`` where a name alone would be ambiguous.
+        Name or names; ``"rna:CD4"`` where a name alone would be ambiguous.
     key, width, show, return_fig
         As for :func:`mmopt.pl.fates`.
 
@@ -46,8 +46,9 @@ def dynamics(
     >>> mm.pl.dynamics(mdata, ["GATA1", "KLF1", "prot:CD36"])  # doctest: +SKIP
     """
     slot = read(mdata, key, _CALL, ("features", "params"))
-    if isinstance(features, str) or not len(features):
-        raise TypeError(f"features: a list of names is needed, not {features!r}")
+    features = [features] if isinstance(features, str) else features
+    if not len(features):
+        raise ValueError(f"features: a list of names is needed, not {features!r}")
     table = slot["features"]
     lines = {}
     for name in features:

@@ -73,7 +73,10 @@ def perturbation(
         results[key], f"mdata.uns['perturb'][{key!r}]", "mm.tl.perturb(mdata, ...)", ("effects", "groups")
     )
     effects, groups = results[key]["effects"], results[key]["groups"]
-    names = effects["group"].astype(str)
+    names, group = (
+        effects["group"].astype(str),
+        str(group),
+    )  # groups of an integer column are named by their text
     if group not in set(names):
         raise KeyError(f"group={group!r}: {key!r} has the groups {listed(names.unique(), 20)}")
     here = effects[(names == group).to_numpy() & ~effects["direct"].to_numpy(dtype=bool)]

@@ -36,7 +36,7 @@ def perturbation_embedding(
     key
         Name of the result, such as ``"GATA1_knockout"``; may be left out where there is one.
     basis
-        Two-dimensional embedding in ``mdata.obsm`` to draw in; made from ``use_rep``.
+        Two-dimensional embedding in ``mdata.obsm`` to draw in; made from ``use_rep``. ``"umap"`` means ``"X_umap"``.
     use_rep
         Embedding of the model.
     n_grid
@@ -70,6 +70,8 @@ def perturbation_embedding(
     """
     if n_grid < 2:
         raise ValueError(f"n_grid must be at least 2, got {n_grid}")
+    if basis not in mdata.obsm and f"X_{basis}" in mdata.obsm:  # scanpy takes either
+        basis = f"X_{basis}"
     key = _chosen(read(mdata, _keys.PERTURB, "mm.tl.perturb(mdata, ...)", ()), key)
     moved, null = _keys.shifted_embedding(key, use_rep), _keys.null_embedding(key, use_rep)
     for slot, call in (

@@ -70,7 +70,7 @@ def screen(
     modality = modalities[0] if modality is None else modality
     if modality not in modalities:
         raise KeyError(f"modality={modality!r}: the screen has {listed(modalities)}")
-    groups = list(dict.fromkeys(effects["group"].astype(str)))
+    groups, group = list(dict.fromkeys(effects["group"].astype(str))), str(group)
     if group not in groups:
         raise KeyError(f"group={group!r}: the screen has the groups {listed(groups, 20)}")
     chosen = ranking.loc[(ranking["group"].astype(str) == group).to_numpy(), "perturbation"].astype(str)

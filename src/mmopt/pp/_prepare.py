@@ -79,6 +79,7 @@ def prepare(
     50
     """
     modalities = _checks.find_modalities(mdata, rna, atac, prot)
+    _checks.report_unused(mdata, modalities, rna=rna, atac=atac, prot=prot)
     numbers = {"n_top_genes": n_top_genes, "n_top_peaks": n_top_peaks, "min_cells": min_cells}
     for argument, number in numbers.items():
         if number is not None and number < 1:

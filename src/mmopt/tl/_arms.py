@@ -12,7 +12,7 @@ from mmopt.dynamics import FateMap, descendants, offspring, sample_chains
 from mmopt.grn.propagation import Cells
 from mmopt.tl._counterfactual import Held, Lines, Reader, features_of, hold, interpolated, regulators_along
 from mmopt.tl._course import Course
-from mmopt.tl._members import Member, one_hot
+from mmopt.tl._members import Member, names_of, one_hot
 from mmopt.tl._scene import Stage
 from mmopt.tl._schedule import Planned
 from mmopt.tl._starts import Start
@@ -89,8 +89,8 @@ def reader_of(
     )
     if labels is None:
         return [], None, (level, course.states[rows])
-    names = sorted({str(v) for v in labels.iloc[rows]})
-    reader = Reader(level, labels.iloc[rows].astype(str).to_numpy()) if len(regulators) else None
+    names = names_of(labels.iloc[rows])
+    reader = Reader(level, labels.iloc[rows].astype(str).to_numpy(), names) if len(regulators) else None
     return names, reader, (level, course.states[rows])
 
 

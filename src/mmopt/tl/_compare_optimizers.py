@@ -135,8 +135,10 @@ def compare_optimizers(
     >>> runs = mm.tl.compare_optimizers(mdata, ("adam", "asgdadam"), lr_grid=(1e-3,), seeds=(0, 1))
     >>> mdata.uns["optimizer_comparison"]["summary"]
     """
+    _keys.refuse_slot_of_others(key_added, _keys.OPTIMIZER_COMPARISON)
     optimizers = [optimizers] if isinstance(optimizers, str) else optimizers
     optimizers = list(dict.fromkeys(map(canonical, optimizers)))
+    lr_grid, seeds = ([v] if isinstance(v, int | float) else v for v in (lr_grid, seeds))
     seeds = list(dict.fromkeys(map(operator.index, seeds)))  # a run that is done twice cannot be told apart
     if not (optimizers and len(lr_grid) and len(seeds)):
         raise ValueError("optimizers, lr_grid and seeds must each name at least one")

@@ -129,11 +129,13 @@ class Reader:
         ``(n, p)`` of observed cells.
     labels
         ``(n,)``.
+    names
+        The labels in the order of the answer.
     """
 
-    def __init__(self, level: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, level: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
         self._labels = np.unique(labels)
-        self.names = [str(n) for n in self._labels]
+        self._order = np.searchsorted(self._labels, names)
         if len(self._labels) > 1:
             self._model = LogisticRegression(C=1.0, max_iter=500).fit(np.clip(level, 0, 1), labels)
 
@@ -141,4 +143,4 @@ class Reader:
         """``(n, n_labels)``; a level beyond fully on counts as fully on."""
         if len(self._labels) == 1:
             return np.ones((len(level), 1))
-        return self._model.predict_proba(np.clip(level, 0, 1))
+        return np.take(self._model.predict_proba(np.clip(level, 0, 1)), self._order, axis=1)

@@ -91,9 +91,14 @@ def read_course(
     known = np.isfinite(times)
     if lost := int((~known & column.notna().to_numpy()).sum()):
         odd = column[~known & column.notna().to_numpy()].astype(str).unique()
+        how = (
+            ".dt.total_seconds() / 3600"
+            if column.dtype.kind == "m"
+            else r".astype(str).str.extract(r'(-?\d+(?:\.\d+)?)')[0].astype(float)"
+        )
         raise ValueError(
             f"time_key={time_key!r}: {lost} values are no finite numbers ({listed(odd)}); give numbers of one unit, e.g. "
-            f"`mdata.obs[{time_key!r}].str.extract(r'(\\d+)')[0].astype(float)`"
+            f"`mdata.obs[{time_key!r}]{how}`"
         )
     values, units = np.unique(times[known]), units or ""
     pseudo = "pseudotime" in time_key.lower() or len(values) > _MOST_POINTS or units == PSEUDOTIME

@@ -11,11 +11,12 @@ from torch import Tensor
 from mmopt import _keys
 from mmopt import curvature as core
 from mmopt._compat import versions
+from mmopt._progress import progress
 from mmopt._random import derived
 from mmopt.curvature.hessian import Hessian
 from mmopt.curvature.parameters import LossFn, flatten
 from mmopt.models import TriVI
-from mmopt.models.frozen import draw_cells, frozen_loss, threads_for
+from mmopt.models.frozen import check_order, draw_cells, frozen_loss, threads_for
 
 
 def curvature(
@@ -112,6 +113,8 @@ def curvature(
     >>> mm.tl.curvature(mdata, model)
     >>> mdata.uns["curvature"]["eigenvalues"]
     """
+    _keys.refuse_slot_of_others(key_added, _keys.CURVATURE)
+    check_order(mdata, model)
     radii = np.atleast_1d(rho).tolist()
     if min(k, n_cells, n_noise) < 1 or n_probes < 2 or not radii or min(radii) <= 0:
         raise ValueError(
@@ -128,18 +131,12 @@ def curvature(
         return result
 
     def top(loss: LossFn, n: int, **which: Any) -> core.Eigenpairs:
-        return count(
-            core.top_eigenvalues(
-                loss, parameters, n, **which, random_state=random_state, show_progress=progress_bar
-            )
-        )
+        next(ticks)
+        return count(core.top_eigenvalues(loss, parameters, n, **which, random_state=random_state))
 
     def trace(part: str) -> dict[str, Any]:
-        found = count(
-            core.trace(
-                _part(loss, part), parameters, n_probes, random_state=random_state, show_progress=progress_bar
-            )
-        )
+        next(ticks)
+        found = count(core.trace(_part(loss, part), parameters, n_probes, random_state=random_state))
         return {"part": part, "trace": found["trace"], "standard_error": found["standard_error"]}
 
     cells, n_held_out = draw_cells(model, mdata, n_cells, random_state)
@@ -147,6 +144,9 @@ def curvature(
     with threads_for(model, n_cells):
         at_fit = core.parameters.values(loss, parameters)
         parts = [name for name in at_fit if name != "loss"]
+        # one bar for all that takes long
+        n_steps = 1 + n_noise + len(parts) * split + smallest
+        ticks = progress(range(n_steps), "curvature", n_steps, progress_bar)
         pairs = top(loss, k)
         spectrum = pd.DataFrame({"eigenvalue": pairs.eigenvalues, "residual": pairs.residuals})
         noise = [spectrum.iloc[0].to_dict()]

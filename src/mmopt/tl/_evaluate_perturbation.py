@@ -102,6 +102,7 @@ def evaluate_perturbation(
     >>> predicted = mm.tl.screen(mdata, ["STAT1", "JAK2"], cells=control)
     >>> mm.tl.evaluate_perturbation(mdata, predicted, control="NT").groupby("method")["pearson"].median()
     """
+    _keys.refuse_slot_of_others(key_added, _keys.PERTURBATION_EVALUATION)
     modalities = roles(mdata)
     role = next((r for r, name in modalities.items() if modality in (r, name)), None)
     if role is None:
@@ -190,7 +191,10 @@ def _wide(
     table: pd.DataFrame, what: str, name: str, role: str, features: pd.Index, prefixes: set[str]
 ) -> _Wide:
     if missing := [c for c in ("perturbation", "feature", "delta") if c not in table]:
-        raise ValueError(f"{what}: no column {listed(missing)}; there are {listed(table.columns)}")
+        hint = f"; of one perturbation, add it: `{what}.assign(perturbation='STAT1')`" * (
+            "perturbation" in missing
+        )
+        raise ValueError(f"{what}: no column {listed(missing)}; there are {listed(table.columns)}{hint}")
     chosen = np.ones(len(table), dtype=bool)
     if "modality" in table:
         chosen &= table["modality"].astype(str).isin([name, role]).to_numpy()

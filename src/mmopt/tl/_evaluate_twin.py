@@ -124,6 +124,7 @@ def evaluate_twin(
     --------
     >>> mm.tl.evaluate_twin(mdata, time_key="day").query("space == 'embedding'").pivot_table("w2", "prediction", "time")
     """
+    _keys.refuse_slot_of_others(key_added, _keys.TWIN_EVALUATION)
     if n_members < 1:
         raise ValueError(f"n_members must be at least 1, got {n_members}")
     creator = optim.creator(optimizer, lr=lr)

@@ -129,3 +129,19 @@ def choose_features(mdata: MuData, modalities: Mapping[str, str], keep: Mapping[
             )
         names[role] = var.index[used]
     return Features(dict(modalities), names)
+
+
+def other_spelling(wanted: list[str], genes: pd.Index) -> str:
+    """How to bring a prior to the names of the data, as far as these tell."""
+    by_upper = {str(g).upper(): str(g) for g in genes}
+    for w in wanted:
+        if gene := by_upper.get(w.upper()):
+            how = "upper" if gene.isupper() else "capitalize"
+            return (
+                f"; they differ in case, such as {w!r} and {gene!r}: convert the prior, "
+                f"`prior.assign(source=prior['source'].str.{how}(), target=prior['target'].str.{how}())`"
+            )
+    if wanted[0].startswith("ENS") != str(genes[0]).startswith("ENS"):
+        return "; one has Ensembl ids and the other gene symbols: use gene symbols in both, e.g. as `mdata['rna'].var_names`"
+    example = next((f"{w!r} and {n[0]!r}" for w in wanted if (n := nearest(w, genes, 1))), "")
+    return f"; do they differ in spelling, such as {example}?" if example else ""

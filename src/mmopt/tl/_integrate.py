@@ -9,6 +9,7 @@ from mudata import MuData
 from mmopt import _keys
 from mmopt._compat import versions
 from mmopt.models import TriVI
+from mmopt.tl._arguments import check_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,8 @@ def integrate(
         Share of the modality in the precision of the cell's posterior; 0 where absent, the shares sum to 1.
     ``mdata.uns["mmopt"]``
         ``params``, ``history`` (per epoch; training and held-out, per modality), ``steps`` (loss and learning
-        rate per step, warm-up included) and ``versions``. Of several networks one below the other, with a column ``network``.
+        rate per step, warm-up included) and ``versions``. Of several networks one below the other, with a column ``network``;
+        ``n_epochs`` in ``params`` is that of the network that was trained longest.
 
     Raises
     ------
@@ -111,6 +113,8 @@ def integrate(
     >>> model = mm.tl.integrate(mdata, batch_key="donor")
     >>> sc.pp.neighbors(mdata, use_rep="X_mmopt")
     """
+    _keys.refuse_slot_of_others(_keys.fit_slot(key_added), _keys.fit_slot())
+    check_arguments(integrate, train_kwargs, model_kwargs)
     TriVI.setup_mudata(
         mdata,
         rna=rna,
@@ -140,6 +144,11 @@ def integrate(
         **train_kwargs,
     )
     mdata.obsm[key_added] = model.get_latent_representation()
+    for column in (
+        _keys.weight_column(m, key_added) for m in _keys.MODALITIES
+    ):  # also of modalities used before
+        if column in mdata.obs:
+            del mdata.obs[column]
     for modality, share in model.get_modality_weights().items():
         mdata.obs[_keys.weight_column(modality, key_added)] = share.to_numpy()
     fields = model.registry["field_registries"]
@@ -157,7 +166,7 @@ def integrate(
             for k, v in model.optimizer_settings_.items()
         },
         "batch_size": batch_size,
-        "n_epochs": len(model.history["train_loss"]),
+        "n_epochs": 1 + int(model.history["train_loss"].index.max()),
         "n_train": len(model.train_indices),
         "n_validation": len(model.validation_indices),
         "random_state": random_state,

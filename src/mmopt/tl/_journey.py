@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
+from pandas.api.types import is_bool_dtype
 
 from mmopt._checks import listed, nearest, obs_column
 from mmopt.grn.propagation import Cells
@@ -33,13 +35,17 @@ class Place:
 
 
 def place(mdata: MuData, stage: Stage, end: End, what: str, groupby: str | None) -> Place:
-    """Read a group's name, cells (a mask or names) or a vector of features.
+    """Read a group's name, cells (a mask, which may be a Series, or names) or a vector of features.
 
     Raises
     ------
     KeyError, TypeError, ValueError
         What cannot be read; the message names what there is.
     """
+    if (
+        isinstance(end, Integral) and groupby is not None
+    ):  # groups of an integer column are named by their text
+        end = str(end)
     if isinstance(end, str):
         if groupby is None:
             raise ValueError(f"{what}={end!r}: to name a group say in which column it is, with `groupby=`")
@@ -50,8 +56,7 @@ def place(mdata: MuData, stage: Stage, end: End, what: str, groupby: str | None)
                 f"{what}={end!r}: no such group in obs column {groupby!r}; nearest: {listed(nearest(end, names) or names)}"
             )
         return Place(end, np.flatnonzero((labels.astype(str) == end).to_numpy() & labels.notna().to_numpy()))
-    is_mask = isinstance(end, pd.Series) and pd.api.types.is_bool_dtype(end.dtype)
-    if isinstance(end, pd.Series | Mapping) and not is_mask:
+    if isinstance(end, Mapping) or (isinstance(end, pd.Series) and not is_bool_dtype(end)):
         return _vector(stage, pd.Series(end, dtype=float), what, mdata)
     if not isinstance(end, Sequence | np.ndarray | pd.Index | pd.Series):
         raise TypeError(

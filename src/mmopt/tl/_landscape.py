@@ -13,7 +13,7 @@ from mmopt._compat import versions
 from mmopt._random import derived
 from mmopt.curvature.parameters import LossFn, Params, check_same_shapes
 from mmopt.models import TriVI
-from mmopt.models.frozen import draw_cells, frozen_loss, threads_for
+from mmopt.models.frozen import check_order, draw_cells, frozen_loss, threads_for
 from mmopt.models.trajectory import RecordParameters
 
 DIRECTIONS = ("random", "trajectory", "hessian")
@@ -122,6 +122,8 @@ def landscape(
     >>> mm.tl.landscape(mdata, model, other=second, key_added="path")
     >>> mm.pl.landscape(mdata, key="path")
     """
+    _keys.refuse_slot_of_others(key_added, _keys.LANDSCAPE)
+    check_order(mdata, model)
     if directions not in DIRECTIONS:
         raise ValueError(f"directions={directions!r} is not known; choose one of {list(DIRECTIONS)}")
     if n_points < 3 or not span > 0 or n_dimensions not in (1, 2) or n_repeats < 1 or n_cells < 1:

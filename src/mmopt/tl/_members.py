@@ -59,6 +59,8 @@ def restore(mdata: MuData, key: str) -> tuple[Course, list[Member]]:
     KeyError, ValueError
         No twin there, other cells than it was fitted to, another order of them or another embedding.
     """
+    if not isinstance(mdata, MuData):
+        raise TypeError(f"a MuData is needed, not {type(mdata).__name__}")
     if key not in mdata.uns:
         raise KeyError(
             f"no twin in mdata.uns[{key!r}] (there is {listed(mdata.uns, 20) or 'nothing'}); call "
@@ -118,6 +120,12 @@ def fate_matrix(course: Course, members: list[Member], labels: pd.Series, names:
     total /= len(members)
     total[course.point < 0] = np.nan
     return total
+
+
+def names_of(labels: pd.Series) -> list[str]:
+    """Names of the labels that are there, in the order of a categorical column, else sorted; numbers by size."""
+    there = pd.Categorical(labels).remove_unused_categories().categories
+    return list(dict.fromkeys(map(str, there)))
 
 
 def one_hot(labels: pd.Series, names: list[str] | None = None) -> tuple[list[str], np.ndarray]:

@@ -232,7 +232,7 @@ def perturb(
     for remark in remarks:
         warnings.warn(f"{key}: {remark}", stacklevel=2)
 
-    mdata.uns.setdefault(_keys.PERTURB, {})[key] = {
+    found = {
         "effects": _effect_table(stage, summary, p, band, list(clamp.clamps)),
         "groups": groups,
         "params": {
@@ -256,6 +256,12 @@ def perturb(
         "warnings": np.array(remarks, dtype=object),
         "versions": versions(),
     }
+    # not into the dict that is there: a view of the data would share it with its parent
+    mdata.uns[_keys.PERTURB] = {**mdata.uns.get(_keys.PERTURB, {}), key: found}
+    for stale in (_keys.shifted_embedding(key), _keys.null_embedding(key)):  # of a call that had a model
+        mdata.obsm.pop(stale, None)
+    if _keys.perturbation_score(key) in mdata.obs:
+        del mdata.obs[_keys.perturbation_score(key)]
     everyone = stage.groups["all"]
     if model is not None:
         embedded = np.full((mdata.n_obs, shift.after.shape[1]), np.nan, dtype=np.float32)

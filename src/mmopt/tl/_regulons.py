@@ -7,7 +7,7 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import batch_codes, find_modalities, listed, nearest
+from mmopt._checks import batch_codes, find_modalities, listed, report_unused
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt._response import log_odds
@@ -20,7 +20,7 @@ from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
 from mmopt.grn.scale import chromatin_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
-from mmopt.tl._features import Features, choose_features, role_of
+from mmopt.tl._features import Features, choose_features, other_spelling, role_of
 from mmopt.tl._profiles import read_profiles, usual_embedding
 
 _FIT_CELLS = 3000
@@ -140,12 +140,14 @@ def regulons(
     >>> mm.tl.regulons(mdata, prior=net)
     >>> mdata.uns["regulons"]["edges"].head()
     """
+    _keys.refuse_slot_of_others(key_added, _keys.REGULONS)
     if n_boot < 5 or n_neighbors < 2 or not prior_strength >= 1 or not window > 0:
         raise ValueError(
             "n_boot must be at least 5, n_neighbors at least 2, prior_strength at least 1 and window positive; got "
             f"{n_boot=}, {n_neighbors=}, {prior_strength=}, {window=}"
         )
     modalities = find_modalities(mdata, rna, atac, prot)
+    report_unused(mdata, modalities, rna=rna, atac=atac, prot=prot)
     if "rna" not in modalities:
         raise ValueError(
             f"no RNA modality among {listed(mdata.mod)}: regulators are genes; name it with `rna=`"
@@ -354,11 +356,9 @@ def _regulator_columns(
     ]
     columns = [*np.flatnonzero(genes.isin(wanted)), *(features.find(w, mdata) for w in prots)]
     if not columns:
-        example = next((f"{w!r} and {n[0]!r}" for w in wanted if (n := nearest(w, genes, 1))), "")
         raise ValueError(
             f"prior: none of its {len(wanted)} sources ({listed(wanted, 3)}) is in modality "
-            f"{features.modalities['rna']!r} ({listed(genes, 3)})"
-            + (f"; do they differ in spelling, such as {example}?" if example else "")
+            f"{features.modalities['rna']!r} ({listed(genes, 3)}){other_spelling(wanted, genes)}"
         )
     return np.unique(columns)
 

@@ -154,10 +154,15 @@ def reprogram(
     >>> mm.tl.reprogram(mdata, "progenitor", "erythroid", groupby="cell_type", max_factors=2)
     >>> mdata.uns["reprogram"]["pareto"]
     """
+    _keys.refuse_slot_of_others(key_added, _keys.REPROGRAM)
     _check_numbers(max_factors, n_null, n_starts, n_evaluations, beam, penalty, identity)
     modes = [modes] if isinstance(modes, str) else list(modes)
     stage = set_stage(mdata, regulons=regulons, groupby=None, seed=random_state)
     start, end = (place(mdata, stage, e, w, groupby) for e, w in ((source, "source"), (target, "target")))
+    ours, theirs = (np.array([], dtype=int) if p.rows is None else p.rows for p in (start, end))
+    both = np.intersect1d(ours, theirs)
+    if len(both) and np.array_equal(ours, theirs):
+        raise ValueError("source and target are the same cells: there is nothing to reach; give two groups")
     ways, left_out = allowed_ways(mdata, stage, start, features, modes, allow_extrapolation)
     task, names = journey(mdata, stage, start, end, groupby, random_state)
     rng = np.random.default_rng([random_state, 32])
@@ -203,12 +208,12 @@ def reprogram(
     ranking = ranking.loc[order.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
 
     remarks = list(stage.remarks)
-    same = start.rows is not None and end.rows is not None and np.array_equal(start.rows, end.rows)
-    if same:
-        remarks.append("source and target are the same cells: there is nothing to reach")
-        ranking["significant"] = False
+    if len(both):
+        remarks.append(
+            f"{len(both)} cells are in the source and in the target: the way between them looks shorter"
+        )
     significant = bool(ranking["significant"].any())
-    if not significant and not same:
+    if not significant:
         remarks.append(
             f"{end.name!r} is not reached: no set makes more progress than the best of a shuffled network "
             f"(smallest null_p {ranking['null_p'].min():.2g}); do not act on this ranking"

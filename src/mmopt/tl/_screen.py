@@ -96,6 +96,7 @@ def screen(
     --------
     >>> table = mm.tl.screen(mdata, mode=("knockout", "overexpress"), groupby="cell_type", n_top=50)
     """
+    _keys.refuse_slot_of_others(key_added, _keys.SCREEN)
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order!r}")
     if n_members < 3 or n_cells < 10 or (n_top is not None and n_top < 1):

@@ -144,6 +144,7 @@ def simulate(
     >>> mm.tl.simulate(mdata, start={"day": 2}, interventions=[("GATA1", "overexpress", 2, 4)], terminal_key="cell_type")
     >>> mdata.uns["simulate"]["fate"]
     """
+    _keys.refuse_slot_of_others(key_added, _keys.SIMULATE)
     if n_cells < 20 or n_times < 2:
         raise ValueError(f"n_cells must be at least 20 and n_times at least 2, got {n_cells=}, {n_times=}")
     if copy:
@@ -220,6 +221,7 @@ def simulate(
         "warnings": np.array(remarks, dtype=object),
         "versions": versions(),
     }
+    mdata.obsm.pop(_keys.fate_slot(key_added), None)
     if labels is not None:
         mdata.obsm[_keys.fate_slot(key_added)] = fate_matrix(course, members, labels, names)
     return mdata if copy else None

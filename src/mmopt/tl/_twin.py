@@ -117,6 +117,7 @@ def twin(
     >>> mm.tl.twin(mdata, time_key="day", model=model, units="days")
     >>> mm.tl.simulate(mdata, start={"day": 0}, terminal_key="cell_type")
     """
+    _keys.refuse_slot_of_others(key_added, _keys.TWIN)
     if n_members < _MEMBERS or n_steps < 1:
         raise ValueError(
             f"n_members must be at least {_MEMBERS} and n_steps at least 1, got {n_members=}, {n_steps=}"
