@@ -9,24 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from mosaics import build, modality
 from scipy import sparse
 
 from mmopt import _checks
 from mmopt._compat import override_pull_on_update
-
-
-def modality(cells, n_vars=3, **obs):
-    x = np.arange(len(cells) * n_vars, dtype=np.float32).reshape(len(cells), n_vars)
-    return anndata.AnnData(
-        x, obs=pd.DataFrame(obs, index=list(cells)), var=pd.DataFrame(index=[f"f{i}" for i in range(n_vars)])
-    )
-
-
-def build(**modalities):
-    for name, adata in modalities.items():
-        adata.var_names = [f"{name}-{i}" for i in range(adata.n_vars)]
-    with override_pull_on_update():
-        return mudata.MuData(modalities)
 
 
 @pytest.fixture
@@ -293,7 +280,7 @@ def test_check_obs_reports_modalities_that_nothing_links(caplog):
     assert "'a-1'" in caplog.text
 
 
-# --- obs columns and batches
+# --- obs columns
 
 
 def test_obs_column_is_combined_over_modalities(mosaic):
@@ -320,73 +307,6 @@ def test_obs_column_refuses(mosaic):
     mosaic["prot"].obs["donor"] = ["z", "q"]
     with pytest.raises(ValueError, match=r"'rna' and 'prot' disagree about 1 cells \('b': 'y' and 'q'\)"):
         _checks.obs_column(mosaic, "donor")
-
-
-VALUES = {
-    "string": ["x", "y", "x"],
-    "categorical": pd.Categorical(["x", "y", "x"], categories=["unused", "y", "x"]),
-    "integer": [10, 9, 10],
-    "float": [0.5, 2.0, 0.5],
-    "bool": [True, False, True],
-    "nullable": pd.array([10, 9, 10], dtype="Int64"),
-    "text": pd.array(["x", "y", "x"], dtype="string"),
-}
-CATEGORIES = {
-    "string": ["x", "y"],
-    "categorical": ["y", "x"],
-    "integer": ["9", "10"],
-    "float": ["0.5", "2"],
-    "bool": ["False", "True"],
-    "nullable": ["9", "10"],
-    "text": ["x", "y"],
-}
-
-
-@pytest.mark.parametrize("where", ["mdata", "modality"])
-@pytest.mark.parametrize("kind", VALUES)
-def test_batch_codes_for_every_kind_of_column(kind, where):
-    mdata = build(rna=modality("abc"))
-    (mdata if where == "mdata" else mdata["rna"]).obs["batch"] = VALUES[kind]
-    codes, categories = _checks.batch_codes(mdata, "batch", {"rna": "rna"})
-    assert categories == CATEGORIES[kind]
-    expected = [str(int(v)) if kind == "float" and v == 2 else str(v) for v in VALUES[kind]]
-    assert [categories[code] for code in codes] == expected
-
-
-@pytest.mark.parametrize("kind", ["categorical", "integer", "bool"])
-def test_batches_spread_over_a_mosaic(kind):
-    # cells a, b, c in rna and b, d in prot: neither column covers all cells
-    values = pd.Series(VALUES[kind], index=list("abc"))
-    rna = modality("abc")
-    rna.obs["batch"] = values
-    prot = modality("bd")
-    prot.obs["batch"] = values[["b", "a"]].to_numpy()
-    mdata = build(rna=rna, prot=prot)
-    codes, categories = _checks.batch_codes(mdata, "batch")
-    found = {cell: categories[code] for cell, code in zip(mdata.obs_names, codes, strict=True)}
-    assert found == {
-        "a": str(values["a"]),
-        "b": str(values["b"]),
-        "c": str(values["c"]),
-        "d": str(values["a"]),
-    }
-    assert len(categories) == 2
-
-
-def test_no_batch_key_and_one_category(mosaic, caplog):
-    codes, categories = _checks.batch_codes(mosaic, None)
-    np.testing.assert_array_equal(codes, np.zeros(4))
-    assert len(categories) == 1
-    mosaic.obs["one"] = "same"
-    with caplog.at_level(logging.INFO, "mmopt"):
-        codes, categories = _checks.batch_codes(mosaic, "one")
-    assert "no batch correction" in caplog.text
-    assert (list(codes), categories) == ([0, 0, 0, 0], ["same"])
-
-
-def test_cells_without_a_batch_are_refused(mosaic):
-    with pytest.raises(ValueError, match=r"'donor' has no value for 1 cells \('d'\)"):
-        _checks.batch_codes(mosaic, "donor", {"rna": "rna"})
 
 
 @pytest.mark.parametrize(("name", "expected"), [("gata1", "GATA1"), ("GATA", "GATA1"), ("qqqq", None)])

@@ -382,22 +382,3 @@ def test_proteins_outside_a_panel_are_not_scored(toy_source):
     # zeros of absent proteins are easy for a baseline that learns which donor has them
     assert fooled[0]["baseline_pearson_prot"] > scored[0]["baseline_pearson_prot"] + 0.05
     assert fooled[1]["mse_prot"] > 1.2 * scored[1]["mse_prot"]
-
-
-def test_baselines_without_components_are_left_out(toy_source):
-    """The model trains on two proteins; what has no principal components must not keep it from being compared."""
-    mdata = toy_source[toy_source.obs_names[:150]].copy()
-    mdata.mod["prot"] = mdata["prot"][:, :2].copy()
-    mdata.update()
-    TriVI.setup_mudata(mdata)
-    model = TriVI(mdata)
-    mosaic = read(model.adata_manager)
-    held_out = np.arange(0, 150, 5)
-    labels = mdata.obs["cell_type"]
-    with_rna = baseline_scores(model, mosaic, held_out, labels, 0)
-    assert with_rna["baseline_accuracy"] > 0
-    assert np.isfinite(with_rna["baseline_mse_prot"])
-    alone = mosaic.subset(np.arange(150))
-    for modality in ("rna", "atac"):
-        del alone.counts[modality], alone.rows[modality]
-    assert np.isnan(baseline_scores(model, alone, held_out, labels, 0)["baseline_accuracy"])

@@ -381,27 +381,3 @@ def test_how_little_is_known_of_a_regulator_is_said(twinned, key, n_confirmed, b
     assert len(said) == (expected is not None)  # once, and nothing of SPI1
     if expected:
         assert re.search(expected, said[0])
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_view_gets_its_own_results(mdata):
-    view = mdata[mdata.obs_names[:400]]
-    mm.tl.perturb(view, "GATA1", n_null=5)
-    assert "perturb" not in mdata.uns
-    assert list(view.uns["perturb"]) == ["GATA1_knockout"]
-    mm.tl.perturb(mdata, "SPI1", n_null=5)
-    view = mdata[mdata.obs_names[:400]]
-    mm.tl.perturb(view, "GATA1", n_null=5)
-    assert list(view.uns["perturb"]) == ["SPI1_knockout", "GATA1_knockout"]
-    assert list(mdata.uns["perturb"]) == ["SPI1_knockout"]
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_nothing_is_left_of_a_call_under_the_same_key(mdata):
-    stale = "X_mmopt_GATA1_knockout", "X_mmopt_GATA1_knockout_null"
-    for key in stale:
-        mdata.obsm[key] = np.zeros((mdata.n_obs, 2))
-    mdata.obs["perturb_score_GATA1_knockout"] = 1.0
-    mm.tl.perturb(mdata, "GATA1", n_null=5)
-    assert not {*stale} & {*mdata.obsm}
-    assert "perturb_score_GATA1_knockout" not in mdata.obs

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmopt import _checks
+from mmopt._batches import batch_codes
 from mmopt._keys import MODALITIES
 from mmopt._random import derived
 from mmopt.models import stored
@@ -136,7 +137,7 @@ def _read(manager: AnnDataManager) -> Mosaic:
         rows[m] = _checks.positions(mdata, there[m])
         empty = list(state.get("empty_batches", [])) if m == "prot" else empty
     batch = manager.get_state_registry("batch")
-    codes, found = _checks.batch_codes(mdata, batch["original_key"], there)
+    codes, found = batch_codes(mdata, batch["original_key"], there)
     known = {c: i for i, c in enumerate(batch["categorical_mapping"])}
     of_cell = np.array([known[c] for c in found])[codes]
     if empty:  # absent, not zero

@@ -5,6 +5,7 @@ from mudata import MuData
 from scvi.data.fields import BaseAnnDataField
 
 from mmopt import _checks
+from mmopt._batches import batch_codes
 from mmopt._keys import HIGHLY_VARIABLE
 from mmopt._logging import logger
 from mmopt.models import stored
@@ -100,13 +101,13 @@ class BatchField(BaseAnnDataField):
     attr_key = property(lambda self: self.batch_key)
 
     def validate_field(self, mdata: MuData) -> None:
-        _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
+        batch_codes(mdata, self.batch_key, self._there(mdata))
 
     def _there(self, mdata: MuData) -> dict[str, str]:
         return {role: name for role, name in self.modalities.items() if name in mdata.mod}
 
     def register_field(self, mdata: MuData) -> dict:
-        _, categories = _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
+        _, categories = batch_codes(mdata, self.batch_key, self._there(mdata))
         if len(categories) > 1 and mdata.n_obs < LEAST_CELLS * len(categories):
             logger.warning(
                 "obs column %r has %d batches in %d cells: is it the column of the batch? Numbers measured of each cell, "
@@ -119,7 +120,7 @@ class BatchField(BaseAnnDataField):
         self, state_registry: dict, mdata: MuData, extend_categories: bool = False, **_
     ) -> dict:
         known = list(state_registry["categorical_mapping"])
-        _, categories = _checks.batch_codes(mdata, self.batch_key, self._there(mdata))
+        _, categories = batch_codes(mdata, self.batch_key, self._there(mdata))
         new = [c for c in categories if c not in known]
         if new and not extend_categories:
             raise ValueError(

@@ -12,6 +12,7 @@ from scvi.data._manager import AnnDataManagerValidationCheck
 from scvi.model.base import BaseModelClass, VAEMixin
 
 from mmopt import _checks
+from mmopt._batches import batch_codes
 from mmopt._keys import ALIASES, MODALITIES
 from mmopt._logging import logger
 from mmopt._random import isolated
@@ -217,7 +218,7 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
                 "mdata is a view and cannot be written to; make it your own: `mdata = mdata.copy()`"
             )
         if source is None and "prot" in modalities:
-            _, batches = _checks.batch_codes(mdata, batch_key, modalities)
+            _, batches = batch_codes(mdata, batch_key, modalities)
             names = list(map(str, mdata.mod[modalities["prot"]].var_names))
             setup_method_args["setup_args"]["protein_panels"] = panels.check(protein_panels, names, batches)
         manager = MosaicManager(

@@ -3,6 +3,7 @@ from collections.abc import Iterable, Mapping
 from mudata import MuData
 
 from mmopt import _checks
+from mmopt._batches import batch_codes
 from mmopt._compat import layer_names, own_copy
 from mmopt._keys import COUNTS_LAYER, HIGHLY_VARIABLE
 from mmopt.pp._variable import detected, variable_genes, variable_peaks
@@ -87,7 +88,7 @@ def prepare(
     if mdata.is_view and not copy:
         raise ValueError("mdata is a view, which cannot be written to: pass `mdata.copy()` or `copy=True`")
     _checks.check_obs(mdata, modalities)
-    codes, _ = _checks.batch_codes(mdata, batch_key, modalities)
+    codes, _ = batch_codes(mdata, batch_key, modalities)
     kept = _kept(mdata, modalities, keep)
 
     results = {}

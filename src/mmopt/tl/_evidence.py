@@ -13,7 +13,7 @@ from mmopt.grn.evidence import cognate_genes, combined, signs, support
 from mmopt.grn.links import link_peaks, positions
 from mmopt.tl._features import Features
 
-# Genes above this held-out R2: a quarter to three quarters of them in simulated and real mixtures of cell types, 4 and 8 % in
+# Genes above this held-out R2: a quarter to three quarters of them in simulated and real mixtures of cell types, 4 and 1 % in
 # cells of one type (a line, CD4 T cells at rest); in the line, where knock-outs were measured, 5 of 8 predicted directions
 # were wrong and none was certain (predictable.py and real.py in benchmarks/perturbation)
 PREDICTED, FEW_PREDICTED = 0.3, 0.1

@@ -7,7 +7,8 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import batch_codes, find_modalities, listed, report_unused
+from mmopt._batches import batch_codes
+from mmopt._checks import find_modalities, listed, report_unused
 from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt._response import log_odds
