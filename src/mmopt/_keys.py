@@ -17,6 +17,7 @@ SIMULATE = "simulate"
 TWIN_EVALUATION = "twin_evaluation"
 UNASSIGNED = "unassigned"
 
+# of uns
 SLOTS = (
     LANDSCAPE,
     CURVATURE,
@@ -26,8 +27,11 @@ SLOTS = (
     SCREEN,
     REPROGRAM,
     PERTURBATION_EVALUATION,
+    TWIN,
+    SIMULATE,
+    TWIN_EVALUATION,
+    EMBEDDING.removeprefix("X_"),
 )
-SLOTS = (*SLOTS, TWIN, SIMULATE, TWIN_EVALUATION, EMBEDDING.removeprefix("X_"))
 
 # how control cells are spelled, in any case
 CONTROLS = ("control", "ctrl", "nt", "ntc", "non-targeting", "pbs", "dmso")
