@@ -230,7 +230,16 @@ def test_groups_of_the_start(twinned):
 
     half = np.arange(mdata.n_obs) % 2
     mdata.obs["float"], mdata.obs["int"] = np.where(half, 1.0, 2.0), np.where(half, 1, 2)
-    for column, value in (("float", 1), ("float", 1.0), ("int", 1), ("int", np.float32(1)), ("int", "1")):
+    mdata.obs["dose"] = np.where(half, 0.1, 0.2).astype(np.float32)
+    mdata.obs["date"] = pd.to_datetime(np.where(half, "2020-01-01", "2020-01-02"))
+    plain = [("float", 1), ("float", 1.0), ("int", 1), ("int", np.float32(1)), ("int", "1")]
+    others = [
+        ("dose", 0.1),
+        ("dose", np.float32(0.1)),
+        ("date", "2020-01-01"),
+        ("date", pd.Timestamp("2020-01-01")),
+    ]
+    for column, value in plain + others:
         begin = find_start(mdata, course, {"day": 2, column: value}, "day")
         np.testing.assert_array_equal(begin.mass, half[here])
     with pytest.raises(KeyError, match=r"no '1\.5' in 'float'"):
@@ -248,7 +257,7 @@ def test_groups_of_the_start(twinned):
 def test_interventions_that_are_none(mdata):
     with pytest.raises(KeyError, match="nearest: 'GATA1'"):
         run(mdata, interventions=[("GATA11", "knockout", 0, 8)])
-    with pytest.raises(ValueError, match="start must be before stop, got 4 and 2"):
+    with pytest.raises(ValueError, match="start must be before stop, by more than .*; got 4.0 and 2.0"):
         run(mdata, interventions=[("GATA1", "knockout", 4, 2)])
     with pytest.raises(ValueError, match="lies outside of the simulation, 0 to 8"):
         run(mdata, interventions=[("GATA1", "knockout", 9, 12)])

@@ -3,6 +3,7 @@
 import operator
 import time
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def compare_optimizers(
     _keys.refuse_slot_of_others(key_added, _keys.OPTIMIZER_COMPARISON)
     optimizers = [optimizers] if isinstance(optimizers, str) else optimizers
     optimizers = list(dict.fromkeys(map(canonical, optimizers)))
-    lr_grid, seeds = ([v] if isinstance(v, int | float) else v for v in (lr_grid, seeds))
+    lr_grid, seeds = ([v] if isinstance(v, Real) else v for v in (lr_grid, seeds))
     seeds = list(dict.fromkeys(map(operator.index, seeds)))  # a run that is done twice cannot be told apart
     if not (optimizers and len(lr_grid) and len(seeds)):
         raise ValueError("optimizers, lr_grid and seeds must each name at least one")

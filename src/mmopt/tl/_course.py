@@ -94,7 +94,7 @@ def read_course(
         how = (
             ".dt.total_seconds() / 3600"
             if column.dtype.kind == "m"
-            else r".astype(str).str.extract(r'(-?\d+(?:\.\d+)?)')[0].astype(float)"
+            else r".astype(str).str.extract(r'((?:(?<!\w)-)?\d+(?:\.\d+)?)')[0].astype(float)"
         )
         raise ValueError(
             f"time_key={time_key!r}: {lost} values are no finite numbers ({listed(odd)}); give numbers of one unit, e.g. "

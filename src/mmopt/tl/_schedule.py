@@ -59,7 +59,7 @@ def parse_schedule(
         start, stop = (float(parts[2]), float(parts[3])) if len(parts) == 4 else (begin, end)
         if not stop - start > 2 * near:
             raise ValueError(
-                f"interventions: {name!r}: start must be before stop, got {start:g} and {stop:g}"
+                f"interventions: {name!r}: start must be before stop, by more than {2 * near:g}; got {start!r} and {stop!r}"
             )
         if not (np.isfinite([start, stop]).all() and start < end - near and stop > begin + near):
             raise ValueError(

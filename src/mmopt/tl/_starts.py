@@ -50,7 +50,7 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
     for key, value in given.items():
         column = obs_column(mdata, key)
         # a missing label is no group
-        column = column.astype(object).where(column.notna(), None).map(str, na_action="ignore")
+        column = column.astype(str).where(column.notna(), None)
         there = set(column.dropna())
         wanted = [_spellings(v) for v in (value if isinstance(value, list | tuple | np.ndarray) else [value])]
         if unknown := [w[0] for w in wanted if there.isdisjoint(w)]:
@@ -95,7 +95,8 @@ def _spellings(value: object) -> list[str]:
     """Texts of a label; a whole number is one whether its column is of integers or, with values missing, of floats."""
     if isinstance(value, Real) and not isinstance(value, bool | np.bool_) and float(value).is_integer():
         return [str(value), str(int(float(value))), str(float(value))]
-    return [str(value)]
+    # a column of dates writes them without their time
+    return [str(value), str(value.date())] if isinstance(value, pd.Timestamp) else [str(value)]
 
 
 def _point(course: Course, time: object) -> int:
