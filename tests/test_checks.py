@@ -336,7 +336,7 @@ def test_marks(values):
         pd.array([True, False, None], dtype="boolean"),
         ["True", "False", "True"],
         pd.Categorical(["True", "False", "True"]),
-        [1, 0, 1],
+        [1, 0, 2],
         [1.0, 0.0, np.nan],
     ],
     ids=["NaN", "missing", "text", "categories", "numbers", "numbers and NaN"],

@@ -355,7 +355,7 @@ def obs_column(mdata: MuData, key: str, modalities: Mapping[str, str] | None = N
 
 def marks(var: pd.DataFrame, key: str, modality: str) -> np.ndarray:
     """Return which features column ``key`` marks; NaN and text, which numpy takes for true, are refused."""
-    if pd.api.types.infer_dtype(var[key], skipna=False) != "boolean" or var[key].isna().any():
+    if not var[key].isin([0, 1]).all():  # True and False are among them; text and NaN are not
         raise TypeError(
             f"modality {modality!r}: var[{key!r}] must hold True or False for every feature, without missing values; "
             f'e.g. `mdata["{modality}"].var["{key}"] = mdata["{modality}"].var_names.isin(names)`'

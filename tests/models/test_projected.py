@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mmopt.models import TriVI, module
-from mmopt.models.data import CellBatches, MosaicSplitter, read
+from mmopt.models.data import CellBatches, MosaicSplitter
 from mmopt.models.encoders import ProjectedAtacEncoder
+from mmopt.models.mosaic import read
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 import torch
 
 from mmopt.models import stored
-from mmopt.models.data import CellBatches, MosaicDataset, MosaicLoader, read
+from mmopt.models.data import CellBatches, MosaicDataset, MosaicLoader
+from mmopt.models.mosaic import read
 
 ROWS = np.array([7, 3, 4, 4, 60, 0])
 

@@ -211,7 +211,7 @@ class TestEnd:
             mdata = make_mosaic()
             model = make_model(mdata)
             if change:
-                from mmopt.models.data import read
+                from mmopt.models.mosaic import read
 
                 mosaic = read(model.adata_manager)
                 for m, rows in mosaic.rows.items():

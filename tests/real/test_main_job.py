@@ -8,7 +8,7 @@ import mmopt as mm
 from mmopt._checks import obs_column
 from mmopt._compat import override_pull_on_update
 from mmopt.metrics import knn_accuracy, pca_embedding
-from mmopt.models.data import read
+from mmopt.models.mosaic import read
 
 
 def load(folder, name):

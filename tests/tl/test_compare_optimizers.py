@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
 from mmopt.models import TriVI
-from mmopt.models.data import read
+from mmopt.models.mosaic import read
 from mmopt.optim import available_rivals
 from mmopt.tl._compare_optimizers import summarise, with_target
 from mmopt.tl._held_out import baseline_scores, held_out_scores

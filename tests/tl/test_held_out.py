@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from mmopt.models import TriVI
-from mmopt.models.data import read
+from mmopt.models.mosaic import read
 from mmopt.tl._held_out import _label_scores, baseline_scores
 
 

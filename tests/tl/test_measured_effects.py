@@ -6,6 +6,8 @@ from mudata import MuData
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
+from mmopt.tl._measured_effects import measure, read_cells
+from mmopt.tl._perturbation_labels import PREFIXES
 
 
 def median(scores, method, column):
@@ -99,3 +101,24 @@ def test_the_distance_does_not_hang_on_the_order_of_cells():
         scores = mm.tl.evaluate_perturbation(mdata, predicted).set_index("method")
         found.append(scores.loc["no_change", "e_distance"])
     assert found[0] == pytest.approx(found[1], rel=0.3)
+
+
+@pytest.mark.parametrize("size", [10, 40, 150])
+def test_where_nothing_changed_nothing_is_measured(size):
+    """Few perturbed cells of several types mix more in a pool than many controls do, which must not look like an effect."""
+    rng = np.random.default_rng(0)
+    n_types, n_genes, n_control, n = 8, 300, 1000, 6
+    profile = np.exp(rng.normal(-1, 1.5, n_genes) + rng.normal(0, 1, (n_types, n_genes)))
+    profile *= 1000 / profile.sum(1, keepdims=True)
+    labels = np.r_[["ctrl"] * n_control, np.repeat([f"g{i}" for i in range(n)], size)]
+    mdata = counted(
+        profile[rng.integers(n_types, size=len(labels))], labels, [f"g{i}" for i in range(n_genes)]
+    )
+    rows = np.arange(mdata.n_obs)
+    cells = read_cells(mdata, "rna", "rna", None, np.ones(n_genes, bool), rows)
+    measured = measure(cells, mdata.obs["perturbation"], None, "perturbation", set(PREFIXES), rng)
+    assert abs(measured.delta.mean()) < 0.03
+    plain = cells.singles(rows)
+    single = [plain[labels == f"g{i}"].mean(0) - plain[:n_control].mean(0) for i in range(n)]
+    shared = [np.corrcoef(x)[np.triu_indices(n, 1)].mean() for x in (measured.delta, single)]
+    assert shared[0] < shared[1] + 0.05, "nor is what is left more alike than between single cells"

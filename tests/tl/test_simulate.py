@@ -257,7 +257,7 @@ def test_groups_of_the_start(twinned):
 def test_interventions_that_are_none(mdata):
     with pytest.raises(KeyError, match="nearest: 'GATA1'"):
         run(mdata, interventions=[("GATA11", "knockout", 0, 8)])
-    with pytest.raises(ValueError, match="start must be before stop, by more than .*; got 4.0 and 2.0"):
+    with pytest.raises(ValueError, match=r"start must be before stop, by more than .*; got 4\.0 and 2\.0"):
         run(mdata, interventions=[("GATA1", "knockout", 4, 2)])
     with pytest.raises(ValueError, match="lies outside of the simulation, 0 to 8"):
         run(mdata, interventions=[("GATA1", "knockout", 9, 12)])

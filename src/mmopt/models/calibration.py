@@ -8,9 +8,10 @@ from scvi.data import AnnDataManager
 from torch import Tensor
 
 from mmopt._random import derived
-from mmopt.models.data import MosaicLoader, read
+from mmopt.models.data import MosaicLoader
 from mmopt.models.depth import MIN_CELLS
 from mmopt.models.module import TriModule, is_frozen
+from mmopt.models.mosaic import read
 from mmopt.models.readout import batch_shares, log_sizes
 from mmopt.models.sparse import Csr
 

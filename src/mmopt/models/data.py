@@ -1,150 +1,18 @@
 """Minibatches of a mosaic: for every modality only the rows that were measured, and where they belong."""
 
-import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import lightning.pytorch as lightning
 import numpy as np
-import pandas as pd
-import scipy.sparse as sp
 import torch
 from scvi.data import AnnDataManager
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mmopt import _checks
-from mmopt._batches import batch_codes
-from mmopt._keys import MODALITIES
 from mmopt._random import derived
-from mmopt.models import stored
+from mmopt.models.mosaic import Mosaic, read
 from mmopt.models.resident import ResidentRows, fits
 from mmopt.models.sparse import Csr
-from mmopt.models.stored import Counts, StoredRows
-
-
-@dataclass(frozen=True)
-class Mosaic:
-    """Counts of the measured rows, their place in the modality (-1: absent) and the batch of every cell."""
-
-    counts: dict[str, Counts]
-    rows: dict[str, np.ndarray]
-    batch: np.ndarray
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether any counts are."""
-        return any(isinstance(x, StoredRows) for x in self.counts.values())
-
-    @property
-    def present(self) -> np.ndarray:
-        """Cells × modalities."""
-        return np.column_stack([rows >= 0 for rows in self.rows.values()])
-
-    def seen(self, n_batch: int) -> dict[str, np.ndarray]:
-        """Return, per modality, which batches have it."""
-        return {m: np.bincount(self.batch[rows >= 0], minlength=n_batch) > 0 for m, rows in self.rows.items()}
-
-    def subset(self, cells: np.ndarray) -> "Mosaic":
-        """Read some cells into memory."""
-        counts, rows = {}, {}
-        for m, place in self.rows.items():
-            there = place[cells] >= 0
-            counts[m] = self.counts[m][place[cells[there]]]
-            rows[m] = np.where(there, there.cumsum() - 1, -1)
-        return Mosaic(counts, rows, self.batch[cells])
-
-
-_READ: WeakKeyDictionary[AnnDataManager, tuple[list, Mosaic]] = WeakKeyDictionary()
-LOOKED_AT = 10_000  # values of a matrix by which a change in place is noticed
-
-
-def read(manager: AnnDataManager) -> Mosaic:
-    """Return the registered data as arrays; they are read once, and again when they changed.
-
-    That is when cells, features, batches or the matrix are others, or many of its values (``sc.pp.log1p``). Single values
-    that were changed in place are not noticed, nor are those on disk: that would take a pass over all of them.
-    """
-    known, signs = _READ.get(manager), _signs(manager)
-    if known is None or not (len(known[0]) == len(signs) and all(map(_equal, known[0], signs))):
-        if known is not None:
-            _register_again(manager)
-        known = _READ[manager] = signs, _read(manager)
-    return known[1]
-
-
-def _signs(manager: AnnDataManager) -> list:
-    """Return what tells the data from other data at little cost."""
-    mdata, fields = manager.adata, manager.registry["field_registries"]
-    states = [fields[m]["state_registry"] for m in MODALITIES if m in fields]
-    key = fields["batch"]["state_registry"]["original_key"]
-    columns = () if key is None else (key, key.partition(":")[2])
-    signs: list = [mdata.obs_names]
-    for where in (mdata, *(mdata.mod[s["modality"]] for s in states if s["modality"] in mdata.mod)):
-        signs += [where.obs[column].copy() for column in columns if column in where.obs]
-    for state in states:
-        if state["modality"] not in mdata.mod:
-            signs.append(None)
-            continue
-        adata = mdata.mod[state["modality"]]
-        matrix, _ = _checks.located(adata, state["modality"], state["layer"])
-        signs += [adata.obs_names, adata.var_names]
-        if sp.issparse(matrix) or isinstance(matrix, np.ndarray):
-            values = matrix.data if sp.issparse(matrix) else matrix.ravel(order="K")
-            some = values[:: len(values) // LOOKED_AT + 1]
-            signs += [weakref.ref(matrix), len(values), float(some.sum(dtype=np.float64))]
-    return signs
-
-
-def _equal(one: object, other: object) -> bool:
-    if isinstance(one, weakref.ref):  # those of one object are one object
-        return one is other
-    return one.equals(other) if isinstance(one, pd.Index | pd.Series) else one == other
-
-
-def _register_again(manager: AnnDataManager) -> None:
-    """Refuse what data that changed may not be, as when they were first given."""
-    mdata, fields = manager.adata, manager.registry["field_registries"]
-    there = [fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields]
-    _checks.check_obs(mdata, {name: name for name in there if name in mdata.mod})
-    for field in manager.fields:
-        known = fields[field.registry_key]
-        known["state_registry"] = field.transfer_field(known["state_registry"], mdata)
-
-
-def forget(manager: AnnDataManager) -> None:
-    """Read the data again when they are asked for."""
-    _READ.pop(manager, None)
-
-
-def _read(manager: AnnDataManager) -> Mosaic:
-    mdata = manager.adata
-    counts, rows, there = {}, {}, {}
-    empty: list[str] = []  # batches that have zeros in place of protein
-    for m in MODALITIES:
-        if m not in manager.registry["field_registries"]:
-            continue
-        state = manager.get_state_registry(m)
-        if state["absent"]:
-            counts[m] = sp.csr_matrix((0, len(state["features"])), dtype=np.float32)
-            rows[m] = np.full(mdata.n_obs, -1)
-            continue
-        there[m] = state["modality"]
-        adata = mdata.mod[there[m]]
-        columns = adata.var_names.get_indexer(state["features"])
-        counts[m] = stored.counts(adata, there[m], state["layer"], columns)
-        rows[m] = _checks.positions(mdata, there[m])
-        empty = list(state.get("empty_batches", [])) if m == "prot" else empty
-    batch = manager.get_state_registry("batch")
-    codes, found = batch_codes(mdata, batch["original_key"], there)
-    known = {c: i for i, c in enumerate(batch["categorical_mapping"])}
-    of_cell = np.array([known[c] for c in found])[codes]
-    if empty:  # absent, not zero
-        nothing = np.concatenate([np.asarray(x.sum(1)).ravel() == 0 for x in stored.blocks(counts["prot"])])
-        absent = np.isin(of_cell, [known[b] for b in empty]) & nothing[rows["prot"]]
-        rows["prot"] = np.where(absent, -1, rows["prot"])
-    return Mosaic(counts, rows, of_cell)
 
 
 class MosaicDataset(Dataset):

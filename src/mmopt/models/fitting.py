@@ -15,7 +15,7 @@ from mmopt import optim
 from mmopt._random import derived, isolated
 from mmopt._threads import sensible_threads
 from mmopt.models.calibration import calibrate
-from mmopt.models.data import read
+from mmopt.models.mosaic import read
 from mmopt.models.quiet import quiet_lightning
 from mmopt.models.resuming import describe, remember, resumable, start_of
 from mmopt.models.training import trainer_options

@@ -16,8 +16,8 @@ from mmopt import _checks
 from mmopt._compat import override_pull_on_update
 from mmopt._logging import logger
 from mmopt.models import starting, statistics
-from mmopt.models.data import read
 from mmopt.models.module import TriModule, freeze
+from mmopt.models.mosaic import read
 from mmopt.models.stored import blocks
 
 # what belongs to added batches: the parameter it continues, and along which axis

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmopt.models.data import Mosaic
+from mmopt.models.mosaic import Mosaic
 from mmopt.models.stored import Counts, StoredRows
 
 ROUNDING = 1e-4  # of the norm of an array; another training step changes more

@@ -1,6 +1,7 @@
 """What a model takes from the registered data before training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scvi.data import AnnDataManager
@@ -8,7 +9,7 @@ from scvi.data import AnnDataManager
 from mmopt import _checks
 from mmopt._logging import logger
 from mmopt.models import components, panels, statistics
-from mmopt.models.data import Mosaic, forget, read
+from mmopt.models.mosaic import Mosaic, forget, read
 
 
 def found(
@@ -59,8 +60,10 @@ def note_empty_batches(manager: AnnDataManager, known: Sequence[str]) -> None:
     state = fields["prot"]["state_registry"]
     if state["absent"] or len(batches) < 2 or set(batches) <= set(known):
         return
-    forget(manager)  # what is known of an earlier registration has these cells left out
     mosaic = read(manager)
+    # what was read for an earlier registration has these cells left out
+    rows = mosaic.rows | {"prot": _checks.positions(manager.adata, state["modality"])}
+    mosaic = replace(mosaic, rows=rows)
     empty = panels.empty_batches(mosaic.counts["prot"], batch_of_rows(mosaic, "prot"), batches)
     empty = [b for b in empty if b not in known]
     if not empty:

@@ -182,7 +182,8 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
         mdata
             The data; cells may lack modalities. Counts in ``X`` stay on disk if they are there
             (``mudata.read_h5mu(path, backed=True)``), and training reads them piece by piece. Data that change later
-            are read again, and refused if they no longer fit; single counts that are changed in place are not noticed.
+            are read again, and refused if they no longer fit; counts that were normalised since stay as they were read, and
+            single ones that are changed in place are not noticed.
         rna, atac, prot
             Names of the modalities; found by their usual names if not given, left out if ``False``.
         layer

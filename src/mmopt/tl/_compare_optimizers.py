@@ -16,7 +16,8 @@ from mmopt._progress import progress
 from mmopt._random import derived
 from mmopt.models import NonFiniteLossError, TriVI
 from mmopt.models.clock import Clock
-from mmopt.models.data import held_out_cells, read
+from mmopt.models.data import held_out_cells
+from mmopt.models.mosaic import read
 from mmopt.optim.registry import canonical
 from mmopt.tl._held_out import baseline_scores, held_out_scores
 

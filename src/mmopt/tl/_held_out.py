@@ -7,7 +7,7 @@ import pandas as pd
 
 from mmopt import metrics
 from mmopt.models import TriVI
-from mmopt.models.data import Mosaic
+from mmopt.models.mosaic import Mosaic
 
 
 def held_out_scores(

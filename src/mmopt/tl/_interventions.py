@@ -129,8 +129,8 @@ def refuse_unsound(
             times = _set_level(one, features, scene) / max(scene.cells.highest[one.column], 1e-9)
             if times > OVEREXPRESS + 1e-9:
                 raise ValueError(
-                    f"{one.name!r}: {one.level:g} is {times:.3g} times its 99.9 % quantile, beyond twice what was observed; "
-                    "`allow_extrapolation=True` computes it all the same"
+                    f"{one.name!r}: {one.level:g} is {times:.3g} times its 99.9 % quantile over pools of neighbouring cells (single "
+                    f"cells vary more), and at most {OVEREXPRESS:g} times is taken; `allow_extrapolation=True` computes it all the same"
                 )
         if features.role(one.column) == "atac":
             known = (links["peak"] == features.name(one.column)).any()

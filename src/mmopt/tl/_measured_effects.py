@@ -14,7 +14,7 @@ from mmopt._checks import counts, find_modalities, positions
 from mmopt.grn.effects import benjamini_hochberg
 from mmopt.grn.pooling import SCALE, plain_embedding
 from mmopt.tl._perturbation_labels import Hits, by_name, find_control, read_label
-from mmopt.tl._profiles import stored_embedding
+from mmopt.tl._profiles import stored_embedding, usual_embedding
 
 LEAST_CELLS, LEAST_EFFECT = 10, 0.1
 _FDR, _POOL, _LOCAL, _DIMS = 0.05, 30, 4, 20
@@ -47,15 +47,20 @@ class Screened:
     k: int
     ratio: bool
 
-    def pool_size(self, *n_cells: int) -> int:
-        """Cells in a pool of the smallest of some samples: few enough that the pools still differ."""
-        return max(1, min(self.k, min(n_cells) // _LOCAL))
+    def pool_size(self, n_cells: int) -> int:
+        """Cells in a pool of so many: few enough that the pools still differ."""
+        return max(1, min(self.k, n_cells // _LOCAL))
 
-    def pools(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Add up the counts of neighbours, about ``k`` of them, each of these cells once; also give their numbers."""
+    def pools(self, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Add up the counts of neighbours within samples of ``size`` of these cells; also give their numbers.
+
+        Neighbours are nearer among many cells, and the logarithm of a sum is smaller where it mixes less: what is compared
+        comes from equally many cells on both sides.
+        """
         if self.ratio:  # a mean of log ratios is the same with and without pools
             return _dense(self.counts[rows]), np.ones(len(rows))
-        parts = _neighbours(self.embedding, rows, k)
+        samples = np.resize(rows, (-(-len(rows) // size), size))  # the last begins again
+        parts = [part for some in samples for part in _neighbours(self.embedding, some, self.pool_size(size))]
         sizes = np.array([len(part) for part in parts])
         order = np.concatenate(parts)
         into = sparse.csr_matrix((np.ones(len(order)), np.arange(len(order)), np.r_[0, np.cumsum(sizes)]))
@@ -122,8 +127,8 @@ def read_cells(
     matrix = counts(adata, name, layer)[positions(mdata, name)[rows]][:, np.flatnonzero(counted)]
     ratio, k = role == "prot", int(params.get("n_neighbors", _POOL))
     plainly = Screened(matrix, np.ones(counted.sum(), bool), adata.var[counted], np.empty(0), k, ratio)
-    rep = next((r for r in (params.get("use_rep"), _keys.EMBEDDING) if r and r in mdata.obsm), None)
-    if rep is not None:
+    rep = params.get("use_rep") or usual_embedding(mdata)
+    if rep in mdata.obsm:
         embedding = stored_embedding(mdata, rep)[rows]
     else:
         embedding = plainly.singles(np.arange(len(rows)))
@@ -142,7 +147,7 @@ def measure(
     """Mean difference of pools of perturbed and of control cells; labels that say the same are one perturbation."""
     values = labels.astype(str).to_numpy()
     control = find_control(dict.fromkeys(values), control, key)
-    controls = np.flatnonzero(values == control)
+    controls = rng.permutation(np.flatnonzero(values == control))
     read = {label: read_label(label, prefixes) for label in dict.fromkeys(values) if label != control}
     sizes: Counter[Hits] = Counter(read[value] for value in values if value != control)
     enough = [hits for hits, n in sizes.items() if n >= LEAST_CELLS]
@@ -160,7 +165,7 @@ def measure(
     rows, delta, changed = [], [], []
     halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for name, hits in found.items():
-        mine = np.flatnonzero(named == name)
+        mine = rng.permutation(np.flatnonzero(named == name))
         rows.append(mine)
         delta.append(_effect(cells, mine, controls, rest[0], hits))
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -193,11 +198,11 @@ def _remembered(cells: Screened, rows: np.ndarray) -> Callable[[int], tuple[np.n
     """Pools of the same cells again and again: those of the last size are kept, as most perturbations have the same."""
     last: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def pools(k: int) -> tuple[np.ndarray, np.ndarray]:
-        if k not in last:
+    def pools(size: int) -> tuple[np.ndarray, np.ndarray]:
+        if size not in last:
             last.clear()
-            last[k] = cells.pools(rows, k)
-        return last[k]
+            last[size] = cells.pools(rows, size)
+        return last[size]
 
     return pools
 
@@ -209,11 +214,11 @@ def _effect(
     rest: Callable[[int], tuple[np.ndarray, np.ndarray]],
     hits: Hits,
 ) -> np.ndarray:
-    # pools of one size on both sides: the logarithm of a sum depends on how much was added up
-    k = cells.pool_size(len(mine), len(controls))
+    # the logarithm of a sum depends on how much was added up, and from how far apart
+    size = min(len(mine), len(controls))
     after, before = (
         np.average(cells.logged(pools, hits), axis=0, weights=sizes)
-        for pools, sizes in (cells.pools(mine, k), rest(k))
+        for pools, sizes in (cells.pools(mine, size), rest(size))
     )
     return after - before
 

@@ -208,6 +208,10 @@ def reprogram(
     ranking = ranking.loc[order.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
 
     remarks = list(stage.remarks)
+    if not task.gap.any():
+        remarks.append(
+            "the target holds no regulator, so markers say nothing: their baseline is an arbitrary set"
+        )
     if len(both):
         remarks.append(
             f"{len(both)} cells are in the source and in the target: the way between them looks shorter"
