@@ -189,3 +189,18 @@ def test_coverage_is_that_of_the_interval_of_the_same_mode():
         params = calibration.report(9, [[asked]])[0]["params"]
         np.testing.assert_allclose(params["coverage"], table["coverage"][part].mean())
     assert abs(table["coverage"][:20].mean() - table["coverage"].mean()) > 1e-3
+
+
+def test_where_nothing_changed_little_is_measured(measured):
+    """Pools of 40 perturbed cells mix more types than those of 300 controls, which must not look like an effect."""
+    mdata = measured.copy()
+    labels = mdata.obs["perturbation"].astype(object)
+    gene = next(label for label in labels.unique() if label != "control")
+    labels[labels == gene] = np.nan
+    unperturbed = np.flatnonzero((labels == "control").to_numpy())
+    labels.iloc[np.random.default_rng(1).choice(unperturbed, 40, replace=False)] = gene
+    mdata.obs["perturbation"] = labels
+    mm.tl.screen(mdata, interval="conformal", n_members=4, n_cells=60, progress_bar=False)
+    size = mdata.uns["screen"]["calibration"].set_index("perturbation")["mae_no_change"]
+    assert size[gene] < 0.45, "noise of 40 cells; 0.57 where they were compared with pools of all controls"
+    assert size[gene] < size.drop(gene).mean()

@@ -20,6 +20,8 @@ LEVEL = 0.9
 COLUMNS = ["coverage", "coverage_changed", "ensemble", "ensemble_changed", "widening"]
 COLUMNS += ["mae", "mae_no_change", "factor", "mae_scaled"]
 _LEAST_CELLS, _MOST_CELLS, _FOLDS = 10, 300, 10
+# pools are of so small a share of the cells, and controls are drawn so often
+_LOCAL, _SAMPLES = 4, 5
 _LEAST_EFFECT, _TINY = 0.1, 1e-9
 
 # features and what is done to them
@@ -152,13 +154,16 @@ def calibrate(
 ) -> Calibration:
     """Predict every measured perturbation in the control cells of ``stage`` and compare.
 
-    The effects are measured as they are predicted: counts of neighbouring cells, of one perturbation, are added up.
+    The effects are measured as they are predicted: counts of neighbouring cells, of one perturbation, are added up, and so are
+    those of samples of as many controls. The logarithm of a sum depends on how much is added up and from how far apart: pools of
+    few perturbed cells beside those of many controls would differ where nothing had changed.
     """
     rng = np.random.default_rng([seed, 31])
     groups = None if groupby is None else obs_column(mdata, groupby, stage.features.modalities).astype(str)
     masks = [np.ones(mdata.n_obs, bool) if g == ALL else (groups == g).to_numpy() for g in stage.groups]
     at_rest = [_noise(stage, rows, rng) for rows in stage.groups.values()]
     controls, found, skipped = set(labels[stage.member]), [], []
+    drawn: dict[tuple[int, int], list[np.ndarray]] = {}
     for name in sorted(set(labels.dropna()) - controls):
         mine = (labels == name).to_numpy()
         try:
@@ -181,14 +186,20 @@ def calibrate(
         clamp = build(job, stage.features, stage.scene, stage.links, stage.cognate, n_steps)
         clamped = list(clamp.clamps)
         summary = summarise(stage.scene.draws(clamp, members)[0], stage.spread, clamped)
-        before = stage.scene.averaging @ stage.scene.before(clamp)
-        measured, noise = np.full(before.shape, np.nan), np.full(before.shape, np.nan)
+        measured, noise = np.full(summary["delta"].shape, np.nan), np.full(summary["delta"].shape, np.nan)
         for g, mask in enumerate(masks):
             if _fewest(stage, mine & mask) < _LEAST_CELLS or at_rest[g] is None:
                 continue
             rows = np.flatnonzero(mine & mask)
-            after = stage.profiles.values(rng.permutation(rows)[:_MOST_CELLS], stage.k, mine & mask)
-            measured[g] = _logged(stage, after, clamped).mean(0) - before[g]
+            controls_here = np.flatnonzero(stage.member & mask)
+            n = min(len(rows), len(controls_here), _MOST_CELLS)
+            if (g, n) not in drawn:
+                drawn[g, n] = _samples(stage, controls_here, n, rng)
+            rest, after = drawn[g, n], _samples(stage, rows, n, rng)[:1]
+            if not (rest and after):
+                continue
+            logs = [_logged(stage, values, clamped).mean(0) for values in (*after, *rest)]
+            measured[g] = logs[0] - np.mean(logs[1:], axis=0)
             noise[g] = _noise(stage, rows, rng) + at_rest[g]
         measured[:, clamped] = np.nan
         found.append((name, target(job), int(mine.sum()), summary, measured, noise))
@@ -221,6 +232,17 @@ def _logged(stage: Stage, values: np.ndarray, clamped: Sequence[int]) -> np.ndar
     readout = stage.scene.readout
     level = (values - readout.bottom) / np.maximum(readout.top - readout.bottom, 1e-9)
     return readout.logged(level, clamped)
+
+
+def _samples(stage: Stage, cells: np.ndarray, n: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Pooled values of random samples of ``n`` cells, each pooled within itself; without those that lack a modality."""
+    order, out = rng.permutation(cells), []
+    for i in range(min(len(order) // n, _SAMPLES)):
+        sample = order[i * n : (i + 1) * n]
+        among = np.isin(np.arange(len(stage.member)), sample)
+        if _fewest(stage, among) > 0:
+            out.append(stage.profiles.values(sample, max(1, min(stage.k, n // _LOCAL)), among))
+    return out
 
 
 def _noise(stage: Stage, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:

@@ -309,11 +309,14 @@ def _distances(
         cells.singles(few)
     )
     for i, (name, hits) in enumerate(measured.hits.items()):
+        mine = np.flatnonzero((table["perturbation"] == name).to_numpy())
+        if not mine.size:
+            continue
         axes = pca.components_.T * keep[i][:, None]
         before, after = (
             cells.singles(rows, hits) @ axes for rows in (few, rng.permutation(measured.rows[i])[:_SAMPLED])
         )
-        for row in np.flatnonzero((table["perturbation"] == name).to_numpy()):
+        for row in mine:
             if (method := table["method"].iloc[row]) in methods:
                 out[row] = energy_distance(before + np.nan_to_num(methods[method][i]) @ axes, after)
             elif method == CEILING:
