@@ -226,7 +226,12 @@ REFUSED = [
         ValueError,
         "beyond twice what was observed.*allow_extrapolation",
     ),
-    (({"GATA1": 1e6},), {}, ValueError, r"1e\+06 is .* times its 99.9 %.*at most 2 times.*allow_extrapolation"),
+    (
+        ({"GATA1": 1e6},),
+        {},
+        ValueError,
+        r"1e\+06 is .* times its 99.9 %.*at most 2 times.*allow_extrapolation",
+    ),
     (("GENE9",), {}, ValueError, "no outgoing edge.*on_missing='zero'"),
     (("GATA1",), {"on_missing": "ignore"}, ValueError, "on_missing must be"),
     (("GATA1",), {"n_steps": 0}, ValueError, "n_steps must be"),
