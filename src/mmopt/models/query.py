@@ -165,9 +165,8 @@ class Queries:
         with override_pull_on_update():
             out = MuData(mods)
             kept = mdata.obs_names[mdata.obs_names.isin(out.obs_names)]
-            if not kept.equals(
-                out.obs_names
-            ):  # cells come as the modalities do, whose order is the reference's
+            # cells come as the modalities do, whose order is the reference's
+            if not kept.equals(out.obs_names):
                 out = out[kept].copy()
         out.obs = mdata.obs.reindex(out.obs_names)
         return out

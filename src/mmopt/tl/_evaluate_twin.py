@@ -100,9 +100,9 @@ def evaluate_twin(
         descendants in the couplings, as :func:`mmopt.tl.simulate` gives them), ``flow`` (where the velocity ends),
         ``measured_shares`` and ``majority`` of the last time point, ``nearest_last`` (labels of the nearest cells of the last
         time point, without any dynamics), and ``nearest_traced`` (true fates of the nearest traced cells of the same time but
-        of other lineages, or of other cells where there are fewer than 20 lineages, which no twin sees: what the state tells). ``accuracy`` (probability that a descendant has the
-        label held most likely), ``brier`` (smaller is better) and ``gain`` (accuracy less that of ``measured_shares``), each
-        with a 90 % interval ``_lo, _hi`` from a bootstrap over what ``resampled`` says: lineages, or cells where there are
+        of other lineages, or of other cells where there are fewer than 20 lineages, which no twin sees: what the state
+        tells). ``accuracy`` (probability that a descendant has the label held most likely), ``brier`` (smaller is better) and
+        ``gain`` (accuracy less that of ``measured_shares``), each with a 90 % interval ``_lo, _hi`` from a bootstrap over what ``resampled`` says: lineages, or cells where there are
         fewer than 20 lineages. ``n_cells``, ``n_lineages``.
 
     Raises

@@ -42,9 +42,8 @@ def place(mdata: MuData, stage: Stage, end: End, what: str, groupby: str | None)
     KeyError, TypeError, ValueError
         What cannot be read; the message names what there is.
     """
-    if (
-        isinstance(end, Integral) and groupby is not None
-    ):  # groups of an integer column are named by their text
+    # groups of an integer column are named by their text
+    if isinstance(end, Integral) and groupby is not None:
         end = str(end)
     if isinstance(end, str):
         if groupby is None:
