@@ -91,9 +91,10 @@ def evaluate_perturbation(
     perturbation, are added up: about as many as in the network's pools (30 without a network), and at most a quarter of the
     perturbation's cells. Control cells are cut at random into samples of as many cells as the perturbation has (the last
     one filled up with cells of the first) and pooled within these: the logarithm of a sum depends on how much was added up,
-    and from how far apart. The effect is the difference of the mean logged pools, per 10,000 counts of the network's features (without a network: of the
-    predicted ones) less the perturbed genes; for protein, of the mean centred log ratio of the same. ``e_distance``
-    alone is between single cells, whose logarithms vary and move otherwise than those of pools: compare it between methods.
+    and from how far apart. The effect is the difference of the mean logged pools, per 10,000 counts of the network's
+    features (without a network: of the predicted ones) less the perturbed genes; for protein, of the mean centred log ratio
+    of the same. ``e_distance`` alone is between single cells, whose logarithms vary and move otherwise than those of pools:
+    compare it between methods.
 
     A feature truly changes where Welch's t test of single cells is below 5 % false discovery rate and the change above 0.1 (with
     ``truth``: above 0.1 and four standard errors). The perturbed genes are left out.
