@@ -1,4 +1,5 @@
 import warnings
+from types import SimpleNamespace
 
 import anndata
 import mudata
@@ -8,7 +9,7 @@ from scipy import sparse
 
 import mmopt as mm
 from mmopt.metrics import leave_one_out_covered
-from mmopt.tl._conformal import Calibration, _table
+from mmopt.tl._conformal import Calibration, _patterns, _samples, _table
 from mmopt.tl._interventions import Intervention
 
 
@@ -204,3 +205,20 @@ def test_where_nothing_changed_little_is_measured(measured):
     size = mdata.uns["screen"]["calibration"].set_index("perturbation")["mae_no_change"]
     assert size[gene] < 0.45, "noise of 40 cells; 0.57 where they were compared with pools of all controls"
     assert size[gene] < size.drop(gene).mean()
+
+
+def test_samples_have_equally_many_cells_of_each_modality():
+    """In a mosaic a sample of as many cells may hold hardly any of the modality that few controls have."""
+    asked = []
+    rows = {"rna": np.arange(100), "atac": np.arange(60, 100)}
+    profiles = SimpleNamespace(rows=rows, values=lambda *given: asked.append(given))
+    stage = SimpleNamespace(member=np.ones(100, bool), profiles=profiles, k=30)
+    parts = _patterns(stage, np.arange(100))
+    assert [len(p) for p in parts] == [60, 0, 40]
+    _samples(stage, parts, np.array([10, 0, 16]), np.random.default_rng(0))
+    assert len(asked) == 2  # as often as the scarcest part can be drawn
+    for sample, k, among in asked:
+        assert (len(sample), (sample >= 60).sum(), k) == (26, 16, 4)
+        assert set(np.flatnonzero(among)) == set(sample)
+    assert not set(asked[0][0]) & set(asked[1][0])
+    assert _samples(stage, parts, np.array([10, 0, 5]), np.random.default_rng(0)) == []

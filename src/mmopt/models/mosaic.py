@@ -58,7 +58,7 @@ def read(manager: AnnDataManager) -> Mosaic:
 
     That is when cells, features, batches or the matrix are others, or many of its values (``sc.pp.log1p``). Single values
     that were changed in place are not noticed, nor are those on disk: that would take a pass over all of them. Where the matrix holds
-    no counts any more, as after ``sc.pp.normalize_total``, those that were read are kept if they are still intact.
+    no counts any more, as after ``sc.pp.normalize_total``, all that were read are kept if they are still intact.
     """
     known, signs = _READ.get(manager), _signs(manager)
     if known is not None and _alike(known[0], signs):

@@ -155,7 +155,7 @@ def calibrate(
     """Predict every measured perturbation in the control cells of ``stage`` and compare.
 
     The effects are measured as they are predicted: counts of neighbouring cells, of one perturbation, are added up, and so are
-    those of samples of as many controls. The logarithm of a sum depends on how much is added up and from how far apart: pools of
+    those of samples of as many controls with the same modalities. The logarithm of a sum depends on how much is added up and from how far apart: pools of
     few perturbed cells beside those of many controls would differ where nothing had changed.
     """
     rng = np.random.default_rng([seed, 31])
@@ -163,7 +163,7 @@ def calibrate(
     masks = [np.ones(mdata.n_obs, bool) if g == ALL else (groups == g).to_numpy() for g in stage.groups]
     at_rest = [_noise(stage, rows, rng) for rows in stage.groups.values()]
     controls, found, skipped = set(labels[stage.member]), [], []
-    drawn: dict[tuple[int, int], list[np.ndarray]] = {}
+    drawn: dict[tuple[int, ...], list[np.ndarray]] = {}
     for name in sorted(set(labels.dropna()) - controls):
         mine = (labels == name).to_numpy()
         try:
@@ -192,15 +192,23 @@ def calibrate(
                 continue
             rows = np.flatnonzero(mine & mask)
             controls_here = np.flatnonzero(stage.member & mask)
-            n = min(len(rows), len(controls_here), _MOST_CELLS)
-            if (g, n) not in drawn:
-                drawn[g, n] = _samples(stage, controls_here, n, rng)
-            rest, after = drawn[g, n], _samples(stage, rows, n, rng)[:1]
-            if not (rest and after):
+            perturbed, others = _patterns(stage, rows), _patterns(stage, controls_here)
+            sizes = np.array([min(len(x), len(y)) for x, y in zip(perturbed, others, strict=True)])
+            sizes = (sizes * min(1, _MOST_CELLS / max(sizes.sum(), 1))).astype(int)
+            key = (g, *sizes.tolist())
+            if key not in drawn:
+                drawn[key] = _samples(stage, others, sizes, rng)
+            rest, after, own = drawn[key], _samples(stage, perturbed, sizes, rng), _noise(stage, rows, rng)
+            if not (rest and after) or own is None:
                 continue
-            logs = [_logged(stage, values, clamped).mean(0) for values in (*after, *rest)]
-            measured[g] = logs[0] - np.mean(logs[1:], axis=0)
-            noise[g] = _noise(stage, rows, rng) + at_rest[g]
+            there, here = (
+                np.mean([_logged(stage, values, clamped).mean(0) for values in some], axis=0)
+                for some in (after, rest)
+            )
+            measured[g] = there - here
+            # of the cells that were used
+            own, other = own * len(rows) / len(after), at_rest[g] * len(controls_here) / len(rest)
+            noise[g] = (own + other) / sizes.sum()
         measured[:, clamped] = np.nan
         found.append((name, target(job), int(mine.sum()), summary, measured, noise))
     if not found:
@@ -234,14 +242,27 @@ def _logged(stage: Stage, values: np.ndarray, clamped: Sequence[int]) -> np.ndar
     return readout.logged(level, clamped)
 
 
-def _samples(stage: Stage, cells: np.ndarray, n: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Pooled values of random samples of ``n`` cells, each pooled within itself; without those that lack a modality."""
-    order, out = rng.permutation(cells), []
-    for i in range(min(len(order) // n, _SAMPLES)):
-        sample = order[i * n : (i + 1) * n]
+def _patterns(stage: Stage, cells: np.ndarray) -> list[np.ndarray]:
+    """Split cells by which modalities they have."""
+    have = np.zeros(len(stage.member), dtype=int)
+    for i, there in enumerate(stage.profiles.rows.values()):
+        have[there] += 2**i
+    return [cells[have[cells] == pattern] for pattern in range(1, 2 ** len(stage.profiles.rows))]
+
+
+def _samples(
+    stage: Stage, parts: Sequence[np.ndarray], sizes: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Pooled values of random samples with so many cells of each part, each sample pooled within itself."""
+    drawn = [(rng.permutation(cells), int(n)) for cells, n in zip(parts, sizes, strict=True) if n]
+    out = []
+    for i in range(min((len(cells) // n for cells, n in drawn), default=0)):
+        sample = np.concatenate([cells[i * n : (i + 1) * n] for cells, n in drawn])
         among = np.isin(np.arange(len(stage.member)), sample)
-        if _fewest(stage, among) > 0:
-            out.append(stage.profiles.values(sample, max(1, min(stage.k, n // _LOCAL)), among))
+        if (fewest := _fewest(stage, among)) >= _LEAST_CELLS:
+            out.append(stage.profiles.values(sample, max(1, min(stage.k, fewest // _LOCAL)), among))
+        if len(out) == _SAMPLES:
+            break
     return out
 
 
