@@ -15,6 +15,14 @@ def truth():
     return rng.standard_normal((8, 200)) * (rng.random((8, 200)) < 0.3)
 
 
+def assert_its_own_truth_is_not_seen(number, truth, targets, genes, embedding):
+    changed = truth.copy()
+    changed[number] += 100
+    before, after = (perturbation_baselines(t, targets, genes, embedding) for t in (truth, changed))
+    for name, values in after.items():
+        np.testing.assert_allclose(values[number], before[name][number], err_msg=name)
+
+
 def test_the_truth_scores_perfectly_and_no_change_as_it_must(truth):
     perfect = perturbation_scores(truth, truth, changed=truth != 0)
     for column in ("pearson", "pearson_vs_mean", "sign_accuracy", "discrimination"):
@@ -133,10 +141,7 @@ def test_baselines_see_the_other_perturbations_only():
         1:4
     ]
     np.testing.assert_allclose(made["knn"][5], truth[nearest].mean(0))
-    changed = truth.copy()
-    changed[4] += 100
-    for name, values in perturbation_baselines(changed, targets, genes, embedding).items():
-        np.testing.assert_allclose(values[4], made[name][4], err_msg=name)
+    assert_its_own_truth_is_not_seen(4, truth, targets, genes, embedding)
 
 
 def test_baselines_fill_what_the_others_did_not_measure():
@@ -149,10 +154,7 @@ def test_baselines_fill_what_the_others_did_not_measure():
     for name in ("perturbed_mean", "ridge_pca", "knn"):
         assert np.isfinite(made[name]).all()
     np.testing.assert_allclose(made["perturbed_mean"][4], np.nanmean(np.delete(truth, 4, 0), 0))
-    changed = truth.copy()
-    changed[4] += 100
-    for name, values in perturbation_baselines(changed, targets, genes, embedding).items():
-        np.testing.assert_allclose(values[4], made[name][4], err_msg=name)
+    assert_its_own_truth_is_not_seen(4, truth, targets, genes, embedding)
 
 
 def test_baselines_of_fewer_features_than_components():

@@ -21,5 +21,5 @@ def test_features_that_are_not_modelled_have_no_name(make_mosaic, make_model):
 
 
 def test_the_name_in_other_models_leads_here(fitted):
-    with pytest.raises(NotImplementedError, match=r"ask `get_normalized\("):
+    with pytest.raises(TypeError, match=r"ask `get_normalized\("):
         fitted.get_normalized_expression()

@@ -175,8 +175,9 @@ def score(distances: np.ndarray, apart: np.ndarray, identity: float = 1.0) -> np
     """Share of the cells that is not the target's, lower is better.
 
     Every group has a share that falls on the way from it to the target: a sibling of the target as fast as a group that is far
-    from it, so that cells between the two are not taken for the target's, and none falls further beyond the target. The way from the source alone (``identity=0``) is
-    content with cells that leave for a third group; on simulated networks it chose worse.
+    from it, so that cells between the two are not taken for the target's, and none falls further beyond the target. The way
+    from the source alone (``identity=0``) is content with cells that leave for a third group; on simulated networks it
+    chose worse.
 
     Parameters
     ----------

@@ -258,7 +258,7 @@ class Answers:
 
     def get_normalized_expression(self, *args, **kwargs) -> NoReturn:
         """Refuse, and name the getter of all modalities."""
-        raise NotImplementedError('TriVI has three modalities: ask `get_normalized("rna")`, "atac" or "prot"')
+        raise TypeError('TriVI has three modalities: ask `get_normalized("rna")`, "atac" or "prot"')
 
     def get_elbo(self, *args, random_state: int = 0, **kwargs) -> Tensor:
         """Return the evidence lower bound (higher is better), as in scvi-tools, with noise fixed by ``random_state``."""

@@ -144,11 +144,9 @@ def integrate(
         **train_kwargs,
     )
     mdata.obsm[key_added] = model.get_latent_representation()
-    for column in (
-        _keys.weight_column(m, key_added) for m in _keys.MODALITIES
-    ):  # also of modalities used before
-        if column in mdata.obs:
-            del mdata.obs[column]
+    # also of modalities that only an earlier call used
+    weights = [_keys.weight_column(m, key_added) for m in _keys.MODALITIES]
+    mdata.obs = mdata.obs.drop(columns=weights, errors="ignore")
     for modality, share in model.get_modality_weights().items():
         mdata.obs[_keys.weight_column(modality, key_added)] = share.to_numpy()
     fields = model.registry["field_registries"]
