@@ -4,7 +4,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_ten_lines_run_as_printed(monkeypatch):
@@ -27,3 +28,25 @@ def test_the_two_commands_are_one_line_each():
     assert all("\n" not in command for command in commands)
     assert commands[0].endswith("-m mmopt --out results")
     assert commands[1].endswith("-m pytest -n auto --dist loadfile")  # every core, each file in one process
+
+
+def test_the_scores_are_those_of_the_benchmark():
+    source = (ROOT / "benchmarks" / "integration.md").read_text(encoding="utf-8")
+    told = [[c.strip() for c in r.strip().strip("|").split("|")] for r in README.splitlines() if r.startswith("|")]
+    (head,) = [i for i, row in enumerate(told) if "teaseq" in row]
+    for title, ours, best in (("Embedding: overall", 2, 3), ("Protein from RNA", 4, 5)):
+        (section,) = [s for s in source.split("\n## ") if s.startswith(title)]
+        rows = [[c.strip() for c in r.strip("| ").split("|")] for r in section.splitlines() if r[:2] == "| "]
+        scores = {r[0]: dict(zip(rows[0][1:], r[1:], strict=True)) for r in rows[1:]}
+        for i, data in enumerate(told[head][1:], 1):
+            known = {
+                name: score[data].split()[0]
+                for name, score in scores.items()
+                if score.get(data, "–") != "–" and name != "mmopt, one network"
+            }
+            if not known:
+                assert told[head + ours][i] == told[head + best][i] == "–"
+                continue
+            assert told[head + ours][i] == known.pop("mmopt")
+            name, score = max(known.items(), key=lambda item: float(item[1]))
+            assert told[head + best][i] == f"{score} ({name})"
