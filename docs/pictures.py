@@ -10,7 +10,7 @@ import scanpy as sc
 from PIL import Image
 
 import mmopt as mm
-from mmopt.models.trajectory import RecordParameters
+from mmopt.models import RecordParameters
 from mmopt.pl._figure import COLUMN, PALETTE, style
 
 FOLDER = Path(__file__).parent / "_static"

@@ -50,6 +50,22 @@ def accuracy(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
+def conformal(found: pd.DataFrame) -> pd.DataFrame:
+    """Coverage, width and error of the intervals of each screen, mean over its knock-outs."""
+    means = found.groupby("seed", sort=False).mean(numeric_only=True)
+    shares = {
+        "coverage": "conformal",
+        "ensemble": "ensemble",
+        "coverage_changed": "conformal, features that change",
+        "ensemble_changed": "ensemble, features that change",
+    }
+    told = means[list(shares)].rename(columns=shares).map(lambda share: f"{share:.0%}".replace("%", " %"))
+    told.insert(0, "knock-outs", means["knockouts"].astype(int))
+    told["width over the ensemble's"] = means["widening"].map("{:.2f}".format)
+    errors = {"mae": "mean absolute error", "mae_scaled": "scaled", "mae_no_change": "of no change"}
+    return told.join(means[list(errors)].rename(columns=errors).map("{:.3f}".format))
+
+
 def embeddings(found: pd.DataFrame) -> pd.DataFrame:
     """Scores with several embeddings of the same cells, and how far apart two of them are, by kind and setting."""
     rows = []

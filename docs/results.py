@@ -71,6 +71,8 @@ def write(benchmarks: Path, out: Path) -> None:
     shown = reprogramming.embeddings(pd.read_csv(folder / "embeddings.csv"))
     (include / "embeddings.md").write_text(table(shown), encoding="utf-8")
     (include / "searches.md").write_text(table(ways), encoding="utf-8")
+    held = reprogramming.conformal(pd.read_csv(folder / "conformal.csv"))
+    (include / "conformal.md").write_text(table(held), encoding="utf-8")
     told, words = twins.fates(pd.read_csv(benchmarks / "twin" / "fates.csv"))
     (include / "twin_fates.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
     courses = twins.held_out(pd.read_csv(benchmarks / "twin" / "held_out.csv"))

@@ -219,6 +219,16 @@ def test_the_page_says_how_much_hangs_on_the_embedding(made):
         assert row.endswith(f"| {apart['inside'].mean():.2f} |")
 
 
+def test_the_page_has_the_coverage_of_every_screen(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "conformal.csv")
+    text = (made / "include" / "conformal.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == rows["seed"].nunique() + 2
+    for _, part in rows.groupby("seed"):
+        (row,) = (r for r in text.splitlines() if r.startswith(f"| {len(part)} |"))
+        assert f"| {part['coverage_changed'].mean():.0%} |".replace("%", " %") in row
+        assert f"| {part['mae'].mean():.3f} |" in row
+
+
 def test_the_comparison_says_where_others_are_better(made):
     source = (DOCS.parent / "benchmarks" / "integration.md").read_text(encoding="utf-8")
     page = (made / "include" / "peers.md").read_text(encoding="utf-8")

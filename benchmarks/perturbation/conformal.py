@@ -1,6 +1,12 @@
-"""Coverage of conformal intervals, each perturbation held out once, on simulated screens; ``python conformal.py``."""
+"""Coverage of conformal intervals, each perturbation held out once, on simulated screens.
 
+``python conformal.py`` writes conformal.csv: one row for each knock-out of a screen.
+"""
+
+import datetime
+import sys
 import warnings
+from pathlib import Path
 
 import anndata
 import mudata
@@ -8,6 +14,9 @@ import numpy as np
 import pandas as pd
 
 import mmopt as mm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from machine import machine
 
 # seed of the network, regulators (all are knocked out)
 SCREENS = ((1, 11), (2, 16), (3, 12))
@@ -49,5 +58,8 @@ if __name__ == "__main__":
     for seed, n_regulators in SCREENS:
         mdata = screened(seed, n_regulators)
         mm.tl.screen(mdata, interval="conformal", progress_bar=False)
-        rows.append(mdata.uns["screen"]["calibration"].mean(numeric_only=True))
-    print(pd.DataFrame(rows).assign(knockouts=[n for _, n in SCREENS]).round(3).to_string(index=False))
+        rows.append(mdata.uns["screen"]["calibration"].assign(seed=seed, knockouts=n_regulators))
+    found = pd.concat(rows).assign(date=datetime.date.today().isoformat(), machine=machine())
+    found.round(4).to_csv(Path(__file__).with_suffix(".csv"), index=False)
+    means = found.groupby("seed").mean(numeric_only=True)
+    print(means.round(3).to_string(index=False))

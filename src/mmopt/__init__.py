@@ -10,5 +10,6 @@ import lazy_loader as _lazy
 __version__ = _version("mmopt")
 
 __getattr__, __dir__, __all__ = _lazy.attach(
-    __name__, submodules=["curvature", "datasets", "grn", "metrics", "models", "optim", "pl", "pp", "tl"]
+    __name__,
+    submodules=["curvature", "datasets", "dynamics", "grn", "metrics", "models", "optim", "pl", "pp", "tl"],
 )

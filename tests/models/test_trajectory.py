@@ -2,7 +2,7 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 
-from mmopt.models.trajectory import RecordParameters
+from mmopt.models import RecordParameters
 
 
 def test_the_first_copy_is_the_start_and_copies_do_not_move(make_model, train):

@@ -7,8 +7,8 @@ import torch
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
+from mmopt.models import RecordParameters
 from mmopt.models.frozen import frozen_loss
-from mmopt.models.trajectory import RecordParameters
 
 
 @pytest.fixture(scope="module")

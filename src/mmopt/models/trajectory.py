@@ -33,7 +33,7 @@ class RecordParameters(lightning.Callback):
 
     Examples
     --------
-    >>> from mmopt.models.trajectory import RecordParameters
+    >>> from mmopt.models import RecordParameters
     >>> recorder = RecordParameters()
     >>> model = mm.tl.integrate(mdata, n_networks=1, callbacks=[recorder])
     >>> mm.tl.landscape(mdata, model, directions="trajectory", trajectory=recorder)

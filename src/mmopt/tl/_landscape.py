@@ -58,7 +58,7 @@ def landscape(
     n_repeats
         Lines along so many random directions, for a band; other directions have one line.
     trajectory
-        The run: a :class:`mmopt.models.trajectory.RecordParameters` that was given to ``tl.integrate(...,
+        The run: a :class:`mmopt.models.RecordParameters` that was given to ``tl.integrate(...,
         callbacks=[recorder])``, or parameters in the order of training.
     other
         Second fit with the same settings to the same data: the loss on the straight path from ``model`` to it. Two
@@ -133,7 +133,7 @@ def landscape(
         )
     if (directions == "trajectory") != (trajectory is not None):
         raise ValueError(
-            "directions='trajectory' and trajectory= go together: `from mmopt.models.trajectory import "
+            "directions='trajectory' and trajectory= go together: `from mmopt.models import "
             "RecordParameters`, record the run with `recorder = RecordParameters()` and `mm.tl.integrate(mdata, "
             "n_networks=1, callbacks=[recorder])`, and give `trajectory=recorder`"
         )
