@@ -27,6 +27,15 @@ def test_filter_norms_equal_those_of_every_row(seed):
     assert not direction["encoder.bias"].any() and not direction["theta"].any()
 
 
+def test_what_counts_as_a_filter_can_be_said_by_name():
+    params = network()
+    axes = {"encoder.weight": 1, "conv": None, "not there": 0}
+    direction = random_direction(params, filter_axes=axes)
+    columns, expected = (x["encoder.weight"].detach().norm(dim=0) for x in (direction, params))
+    torch.testing.assert_close(columns, expected, rtol=1e-12, atol=0)
+    assert not direction["conv"].any() and not direction["encoder.bias"].any()
+
+
 def test_an_integer_of_numpy_is_a_seed_like_another():
     params = network()
     direction, same = (random_direction(params, random_state=seed) for seed in (1, np.int64(1)))

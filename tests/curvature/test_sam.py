@@ -88,7 +88,9 @@ def test_a_stationary_point_has_no_first_order_ascent():
     }
 
 
-@pytest.mark.parametrize("bad", [{"rho": 0}, {"n_steps": 0}, {"eta": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"rho": 0}, {"rho": float("nan")}, {"rho": float("inf")}, {"n_steps": 0}, {"eta": -1}]
+)
 def test_refusals(bad):
-    with pytest.raises(ValueError, match="rho must be > 0, n_steps >= 1 and eta >= 0; got"):
+    with pytest.raises(ValueError, match="rho must be > 0 and finite, n_steps >= 1 and eta >= 0; got"):
         sharpness(lambda p: {"loss": p["w"].sum()}, {"w": torch.ones(2)}, **bad)

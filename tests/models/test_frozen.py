@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmopt.models.frozen import frozen_loss
+from mmopt.models import TriVI
+from mmopt.models.frozen import draw_cells, filter_axes, frozen_loss
 
 ALL = ("rna", "atac", "prot")
 
@@ -107,6 +108,42 @@ def test_training_mode_of_the_model_does_not_matter(make_model, train):
     assert values[0] == values[1]
 
 
+def as_new_batch(mdata):
+    mdata = mdata.copy()
+    mdata.obs["donor"] = "new"
+    return mdata
+
+
+def test_of_a_query_only_what_was_fitted_moves(fitted, train):
+    query = TriVI.load_query_data(as_new_batch(fitted.adata), fitted, accelerator="cpu")
+    fit = {n: p for n, p in query.module.named_parameters() if p.requires_grad}
+    parameters, loss = frozen_loss(query, n_cells=20)
+    assert set(parameters) == set(fit) < set(dict(query.module.named_parameters()))
+    assert loss(parameters)["loss"] < loss({n: p + 1 for n, p in parameters.items()})["loss"]
+    known = TriVI.load_query_data(fitted.adata.copy(), fitted, accelerator="cpu")  # nothing to fit
+    assert set(frozen_loss(known, n_cells=20)[0]) == set(dict(known.module.named_parameters()))
+
+
+def test_tables_and_transposed_weights_are_known_as_such(fitted, make_model):
+    """Every other parameter of two dimensions is a weight with one row for each of its outputs."""
+    query = TriVI.load_query_data(as_new_batch(fitted.adata), fitted, accelerator="cpu", unfrozen=True)
+    matrices = {n for n, p in query.module.named_parameters() if p.ndim > 1}
+    known = filter_axes(matrices)
+    assert {axis for name, axis in known.items() if "prot" in name} == {1, None}
+    modules = dict(query.module.named_modules())
+    for name in matrices - set(known):
+        owner, _, last = name.rpartition(".")
+        assert last == "weight" and isinstance(modules[owner], torch.nn.Linear), name
+    pair = make_model(n_networks=2)
+    assert (
+        filter_axes(dict(pair.module.named_parameters())).items()
+        >= {
+            "networks.1.encoders.atac.weight": 1,
+            "networks.1.decoders.prot.log_theta": None,
+        }.items()
+    )
+
+
 class TestDerivatives:
     def test_gradient_is_that_of_finite_differences(self, frozen):
         """Along every tensor's own gradient, where a wrong one falls short and single precision can tell."""
@@ -181,6 +218,16 @@ class TestCells:
         _, same = frozen_loss(model, indices=np.arange(80))
         assert loss(everything)["loss"].item() == same(everything)["loss"].item()
 
+    def test_in_another_order_no_cell_is_known_to_be_held_out(self, make_model, train, tmp_path):
+        model = train(make_model(), 1, held_out=[5, 8, 13])
+        mdata = model.adata
+        model.save(tmp_path / "model")
+        turned = mdata[mdata.obs_names[::-1]].copy()
+        for one in (model, TriVI.load(tmp_path / "model", mdata, accelerator="cpu")):
+            cells, n_held_out = draw_cells(one, mdata, 3, 0)
+            assert (cells.tolist(), n_held_out) == ([5, 8, 13], 3)
+            assert draw_cells(one, turned, 3, 0)[1] == 0
+
     def test_a_mask(self, fitted, frozen):
         parameters, loss = frozen
         _, masked = frozen_loss(fitted, indices=np.arange(80) < 30)
@@ -193,8 +240,6 @@ class TestCells:
         assert found["prot"] == found["atac"] == 0
 
     def test_a_model_without_data_says_so(self, fitted, tmp_path):
-        from mmopt.models import TriVI
-
         fitted.save(tmp_path / "model")
         with pytest.raises(ValueError, match="no data"):
             frozen_loss(TriVI.load(tmp_path / "model", accelerator="cpu"))

@@ -1,6 +1,7 @@
 import lightning.pytorch as lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mmopt.models.clock import Clock
 from mmopt.models.own_average import EvaluateOwnAverage
@@ -86,9 +87,9 @@ def test_in_other_modules_a_callback_evaluates_at_the_average(name, tmp_path):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
         default_root_dir=tmp_path,
     )
+    trainer.validate(module, loader, verbose=False)  # no optimizer yet
     trainer.fit(module, loader, loader)
     beside = WeightAverage([module.weight], 8.0)
     for iterate in module.iterates:
@@ -98,6 +99,39 @@ def test_in_other_modules_a_callback_evaluates_at_the_average(name, tmp_path):
     beside.eval()
     torch.testing.assert_close(end, module.weight.detach() if name == "asgdadam" else last)
     assert torch.equal(end, last) is (name == "adam")
+
+
+@pytest.mark.parametrize("options", [{}, {"val_check_interval": 3}, {"every_n_epochs": 2}])
+def test_a_checkpoint_holds_what_was_validated_and_training_goes_on_from_it(options, tmp_path):
+    torch.manual_seed(0)
+    loader = torch.utils.data.DataLoader(torch.randn(48, 3), batch_size=4)
+    every = {k: v for k, v in options.items() if k == "every_n_epochs"}
+
+    def fit(max_epochs, checkpoint=None):
+        keep = ModelCheckpoint(tmp_path / str(max_epochs), save_top_k=-1, filename="{step}", **every)
+        module = Line(creator("asgdadam", lr=1e-2))
+        trainer = lightning.Trainer(
+            max_epochs=max_epochs,
+            accelerator="cpu",
+            callbacks=[EvaluateOwnAverage(), keep],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            val_check_interval=options.get("val_check_interval"),
+        )
+        trainer.fit(module, loader, loader, ckpt_path=checkpoint, weights_only=False)
+        return module
+
+    whole = fit(4)
+    for file in (tmp_path / "4").iterdir():
+        saved = torch.load(file, weights_only=False)["state_dict"]["weight"]
+        assert any(torch.equal(saved, evaluated) for evaluated in whole.evaluated), file
+        assert not any(torch.equal(saved, iterate) for iterate in whole.iterates[10:]), file
+    fit(2)
+    last = max((tmp_path / "2").iterdir(), key=lambda file: int(file.stem.removeprefix("step=")))
+    resumed = fit(4, last)
+    assert torch.equal(resumed.iterates[-1], whole.iterates[-1]) and torch.equal(resumed.weight, whole.weight)
 
 
 def test_the_clock_runs_in_training_only(make_model, train, monkeypatch):

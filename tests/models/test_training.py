@@ -58,6 +58,21 @@ class TestHistory:
         per_epoch = steps["loss"].to_numpy().reshape(3, -1)
         np.testing.assert_allclose(per_epoch.mean(1), fitted.history["train_loss"]["train_loss"], rtol=0.02)
 
+    def test_batches_whose_gradients_add_up_are_one_step(self, make_model, train):
+        weights, seen = [], {}
+        spy = Spy(
+            on_train_batch_start=lambda trainer, plan: weights.append(plan.kl_weight),
+            on_train_end=lambda trainer, plan: seen.update(
+                t=trainer.global_step, averaged=plan.average.calls
+            ),
+        )
+        how = {"optimizer": "adam", "accumulate_grad_batches": 2, "batch_size": 12, "held_out": range(32)}
+        model = train(make_model(), 5, **how, callbacks=[spy])  # 4 batches an epoch
+        assert len(model.steps_) == seen["t"] == seen["averaged"] == 10
+        assert weights[:6] == [1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1]  # it rises over three tenths of the steps
+        steps = model.steps_["loss"].to_numpy().reshape(5, -1)
+        np.testing.assert_allclose(steps.mean(1), model.history["train_loss"]["train_loss"], rtol=1e-5)
+
     def test_losses_fall(self, make_model, train):
         model = train(make_model(dropout_rate=0.0), 15, lr=1e-2, optimizer="adam", early_stopping=False)
         found = table(model)

@@ -167,11 +167,12 @@ def made_up(**elbo):
         ([9.0, 9.1, 8.9, 9.0], "better"),
         ([11.0, 11.1, 10.9, 11.0], "worse"),
         ([9.0, 11.0, 9.5, 10.6], "tie"),
+        ([9.0, 9.9, 9.5, 9.7], "tie"),  # 2.5 standard errors, where four seeds need 3.2
         ([10.0, 10.0, 10.0, 10.0], "tie"),
         ([9.999999, 9.999999, 9.999999, 9.999999], "tie"),  # rounding
     ],
 )
-def test_verdicts_are_paired_and_need_two_standard_errors(values, verdict):
+def test_verdicts_are_paired_and_need_an_interval_without_0(values, verdict):
     summary = summarise(made_up(adam=[10.0, 10.0, 10.0, 10.0], other=values)).set_index("optimizer")
     assert summary.loc["other", "verdict"] == verdict
     assert summary.loc["adam", "verdict"] == "reference"
@@ -318,6 +319,11 @@ def test_what_would_fail_later_is_refused_before_anything_is_trained(
     mdata = toy_source[toy_source.obs_names[:150]].copy()
     with pytest.raises(ValueError, match=message):
         mm.tl.compare_optimizers(mdata, ("adam", "asgdadam"), progress_bar=False, **kwargs)
+
+
+def test_refuses_what_it_sets_itself(toy_source):
+    with pytest.raises(TypeError, match=r"\['early_stopping'\] cannot be given"):
+        mm.tl.compare_optimizers(toy_source.copy(), early_stopping=True)
 
 
 def test_refuses_more_than_one_network(toy_source):

@@ -139,7 +139,8 @@ def test_slots_survive_a_file(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"k": 0}, {"n_probes": 1}, {"rho": 0}, {"rho": ()}, {"n_cells": 0}, {"n_noise": 0}]
+    "wrong",
+    [{"k": 0}, {"n_probes": 1}, {"rho": 0}, {"rho": np.nan}, {"rho": ()}, {"n_cells": 0}, {"n_noise": 0}],
 )
 def test_refusals(small, wrong):
     mdata, model, _ = small

@@ -112,6 +112,23 @@ def test_lines_are_a_band_through_the_fit(runs):
     assert slot["params"]["n_held_out"] == len(model.validation_indices) < 60
 
 
+def test_biases_and_dispersions_stay_on_random_lines(runs, monkeypatch):
+    mdata, model, *_ = runs
+    moved = []
+    slices = mm.curvature.slice_1d
+    monkeypatch.setattr(
+        "mmopt.curvature.slice_1d",
+        lambda loss, fit, lines, *a, **k: moved.extend(lines) or slices(loss, fit, lines, *a, **k),
+    )
+    mm.tl.landscape(mdata, model, n_dimensions=1, n_repeats=2, key_added="lines", **SMALL)
+    fit, (line, _) = dict(model.module.named_parameters()), moved
+    fixed = {name for name, direction in line.items() if not direction.any()}
+    assert {"decoders.prot.log_background", "decoders.prot.log_theta", "decoders.rna.log_theta"} <= fixed
+    assert all("weight" not in name or fit[name].ndim == 1 for name in fixed)
+    unit = "encoders.atac.weight"  # peaks × hidden units
+    torch.testing.assert_close(line[unit].norm(dim=0), fit[unit].detach().norm(dim=0))
+
+
 def test_a_line_and_a_plane_share_their_first_direction(runs):
     mdata, model, *_ = runs
     mm.tl.landscape(mdata, model, n_dimensions=1, n_repeats=1, key_added="line", **SMALL)
@@ -258,6 +275,7 @@ def test_what_does_not_go_together(runs):
         ({"directions": "up"}, "random"),
         ({"n_points": 2}, "n_points"),
         ({"span": 0}, "span"),
+        ({"span": np.inf}, "span"),
         ({"n_dimensions": 3}, "n_dimensions"),
         ({"n_repeats": 0}, "n_repeats"),
     ],

@@ -17,6 +17,7 @@ def random_direction(
     *,
     normalize: Normalization = "filter",
     vectors: Literal["zero", "match"] = "zero",
+    filter_axes: Mapping[str, int | None] | None = None,
     random_state: int = 0,
 ) -> Params:
     """Draw a Gaussian direction and give it the scale of the parameters.
@@ -30,11 +31,15 @@ def random_direction(
     params
         Named parameters.
     normalize
-        ``"filter"``: every row (first axis) of a weight of two or more dimensions gets the norm of the same row of
-        ``params``. ``"layer"``: every weight as a whole does. ``"none"``: the raw draw, also for vectors.
+        ``"filter"``: every filter of a weight gets the norm of the same filter of ``params``. ``"layer"``: every weight
+        as a whole does. ``"none"``: the raw draw, also for vectors.
     vectors
-        What tensors with fewer than two dimensions (biases, normalisation layers, dispersions) get under
-        ``"filter"`` and ``"layer"``: ``"zero"``, or the norm of the parameter (``"match"``).
+        What tensors without filters (biases, normalisation layers, dispersions) get under ``"filter"`` and
+        ``"layer"``: ``"zero"``, or the norm of the parameter (``"match"``).
+    filter_axes
+        By name, along which axis the filters of a tensor are counted; ``None`` for a tensor that has none, such as a
+        table of biases. Tensors that are not named have them along the first axis (the rows of a matrix), those with
+        fewer than two dimensions have none.
     random_state
         Seed. The same seed gives the same draw on every device and dtype.
 
@@ -63,9 +68,11 @@ def random_direction(
         # float32 on the CPU whatever the parameters are: their dtype and device must not change the draw
         draw = torch.randn(p.shape, generator=generator).to(p)
         if normalize != "none":
-            draw = (
-                torch.zeros_like(p) if p.ndim < 2 and vectors == "zero" else _norm_matched(draw, p, normalize)
-            )
+            axis = (filter_axes or {}).get(name, 0 if p.ndim >= 2 else None)
+            if axis is None and vectors == "zero":
+                draw = torch.zeros_like(p)
+            else:
+                draw = _norm_matched(draw, p, axis if normalize == "filter" else None)
         direction[name] = draw
     return direction
 
@@ -117,8 +124,9 @@ def difference(start: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> Params
     return {name: end[name] - start[name] for name in start}
 
 
-def _norm_matched(draw: Tensor, p: Tensor, normalize: str) -> Tensor:
-    axes = tuple(range(1, p.ndim)) if normalize == "filter" and p.ndim >= 2 else tuple(range(p.ndim))
+def _norm_matched(draw: Tensor, p: Tensor, axis: int | None) -> Tensor:
+    """Give ``draw`` the norm of ``p`` at every place along an axis, or as a whole."""
+    axes = tuple(i for i in range(p.ndim) if i != axis)
     norm = torch.linalg.vector_norm
     return draw * (norm(p, dim=axes, keepdim=True) / norm(draw, dim=axes, keepdim=True))
 

@@ -54,8 +54,10 @@ def sharpness(
     >>> sharpness(lambda p: {"loss": p["w"] ** 2}, {"w": torch.tensor(1.0)}, rho=0.5)["sharpness"]
     {'loss': 1.25}
     """
-    if rho <= 0 or n_steps < 1 or eta < 0:
-        raise ValueError(f"rho must be > 0, n_steps >= 1 and eta >= 0; got {rho}, {n_steps} and {eta}")
+    if not 0 < rho < float("inf") or n_steps < 1 or eta < 0:
+        raise ValueError(
+            f"rho must be > 0 and finite, n_steps >= 1 and eta >= 0; got {rho}, {n_steps} and {eta}"
+        )
     params = detached(params)
     scale = {name: p.abs() + eta if adaptive else torch.ones_like(p) for name, p in params.items()}
     offset = {name: torch.zeros_like(p) for name, p in params.items()}  # in units of the scale

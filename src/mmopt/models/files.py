@@ -43,6 +43,7 @@ class Files:
                 "arguments": self.arguments_,
                 "registry": {"setup_args": self.registry_["setup_args"], "field_registries": fields},
                 "split": split,
+                "cells": self.cells_,
                 "history": history,
                 "steps": steps,
                 "trained": self.is_trained_,
@@ -97,6 +98,7 @@ class Files:
 
     def _restore(self, header: dict[str, Any]) -> None:
         self.is_trained_ = bool(header["trained"])
+        self.cells_ = header.get("cells")
         if "unfrozen" in header:  # files of before hold no such thing
             freeze(self.module, bool(header["unfrozen"]))
         for k, v in header["split"].items():

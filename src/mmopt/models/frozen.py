@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -11,10 +11,24 @@ from mudata import MuData
 from torch import Tensor
 from torch.func import functional_call
 
+from mmopt._cells import digest
+from mmopt._keys import MODALITIES
 from mmopt._threads import sensible_threads
 from mmopt.models.trivi import TriVI
 
 Loss = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+# parameters of two dimensions whose rows are no filters: their columns are, or they are tables of biases
+_FILTER_AXES = {"encoders.atac.weight": 1}
+_FILTER_AXES |= {f"decoders.{m}.body.0.added": 1 for m in MODALITIES}
+_FILTER_AXES |= dict.fromkeys(
+    f"decoders.prot.{name}" for name in ("log_background", "log_theta", "added_background", "added_theta")
+)
+
+
+def filter_axes(names: Iterable[str]) -> dict[str, int | None]:
+    """Along which axis the filters of parameters are counted, where that is not the first; ``None``: they have none."""
+    return {name: axis for name in names for own, axis in _FILTER_AXES.items() if name.endswith(own)}
 
 
 def frozen_loss(
@@ -27,7 +41,8 @@ def frozen_loss(
 ) -> tuple[dict[str, Tensor], Loss]:
     """Return the fitted parameters and a deterministic, twice differentiable function from parameters to losses.
 
-    Without common noise, slices of a variational loss are jagged and its finite differences meaningless.
+    Of a query these are the parameters of its new batches, which are all that was fitted. Without common noise, slices of
+    a variational loss are jagged and its finite differences meaningless.
 
     Parameters
     ----------
@@ -42,8 +57,8 @@ def frozen_loss(
 
     Returns
     -------
-    Named parameters, and a function to ``{"loss": negative ELBO per cell, "<modality>": its negative log-likelihood
-    per cell, "kl": …}`` of 0-d tensors; the parts sum to ``"loss"``.
+    Named parameters that were trained (all, where the model has none to train), and a function to ``{"loss": negative
+    ELBO per cell, "<modality>": its negative log-likelihood per cell, "kl": …}`` of 0-d tensors; the parts sum to ``"loss"``.
     """
     mdata = model.adata if mdata is None else mdata
     if mdata is None:
@@ -71,7 +86,9 @@ def frozen_loss(
                 sums[key] = sums[key] + share if key in sums else share
         return {"loss": sum(sums.values(), torch.zeros(()))} | sums
 
-    return {name: p.detach().clone() for name, p in model.module.named_parameters()}, loss
+    named = dict(model.module.named_parameters())
+    trained = {name: p for name, p in named.items() if p.requires_grad} or named
+    return {name: p.detach().clone() for name, p in trained.items()}, loss
 
 
 def check_order(mdata: MuData, model: TriVI) -> None:
@@ -84,11 +101,13 @@ def check_order(mdata: MuData, model: TriVI) -> None:
 
 
 def draw_cells(model: TriVI, mdata: MuData, n_cells: int, random_state: int) -> tuple[np.ndarray, int]:
-    """Draw cells, held-out ones first; gives their positions and how many of them were held out."""
+    """Draw cells, held-out ones first; gives their positions and how many of them were held out.
+
+    None is known to be where the cells are not those of training, in their order.
+    """
     rng = np.random.default_rng(random_state)
     pool, held_out = rng.permutation(mdata.n_obs), model.validation_indices
-    # as many cells as in training: the same ones. Were they others, none of them would have been trained on
-    if held_out is None or len(held_out) + len(model.train_indices) != mdata.n_obs:
+    if held_out is None or model.cells_ != digest(mdata.obs_names):
         return np.sort(pool[:n_cells]), 0
     pool = np.concatenate([rng.permutation(held_out), pool[~np.isin(pool, held_out)]])
     return np.sort(pool[:n_cells]), min(len(held_out), n_cells)

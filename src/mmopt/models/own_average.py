@@ -8,8 +8,10 @@ from mmopt.optim.averaging import keeps_average
 class EvaluateOwnAverage(lightning.Callback):
     """Evaluate, and end training, at the average that an optimizer keeps (the ASGD family, Schedule-Free).
 
-    Nothing happens with an optimizer that keeps none. TriVI and models given to :func:`mmopt.models.use_optimizer` do so
-    by themselves. Running statistics of batch normalisation stay those of the iterates.
+    The iterates come back when training goes on, so that a checkpoint that is written after a validation holds the
+    parameters that were validated. Nothing happens with an optimizer that keeps no average. TriVI and models given to
+    :func:`mmopt.models.use_optimizer` do so by themselves. Running statistics of batch normalisation stay those of the
+    iterates.
 
     Examples
     --------
@@ -18,19 +20,17 @@ class EvaluateOwnAverage(lightning.Callback):
     >>> model.train(plan_kwargs=ours, callbacks=[EvaluateOwnAverage()])
     """
 
-    def on_train_start(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
-        self.optimizers = [o for o in trainer.optimizers if keeps_average(o)]
-        self._switch("train")
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: object) -> None:
+        _switch(trainer, "train")  # only now, so that what is saved after a validation is what was validated
 
     def on_validation_start(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
-        self._switch("eval")
-
-    def on_validation_end(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
-        self._switch("train")
+        _switch(trainer, "eval")
 
     def on_train_end(self, trainer: lightning.Trainer, plan: lightning.LightningModule) -> None:
-        self._switch("eval")
+        _switch(trainer, "eval")
 
-    def _switch(self, mode: str) -> None:
-        for optimizer in self.optimizers:
+
+def _switch(trainer: lightning.Trainer, mode: str) -> None:
+    for optimizer in trainer.optimizers:
+        if keeps_average(optimizer):
             getattr(optimizer, mode)()

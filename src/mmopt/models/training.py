@@ -12,6 +12,7 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainRunner
 from torch import Tensor
 
+from mmopt._cells import digest
 from mmopt._files import atomic_path
 from mmopt._random import derived
 from mmopt.models.guard import FiniteGuard, NonFiniteLossError
@@ -76,6 +77,7 @@ class TriTrainingPlan(lightning.LightningModule):
         self.epochs: list[dict[str, float]] = []  # one row per finished epoch
         self.losses: list[Tensor] = []  # one value per step, left on the device
         self.rates: list[Tensor] = []
+        self._losses: list[Tensor] = []  # of the batches whose gradients add up to the next step
         self._sums: dict[str, dict[str, Tensor]] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -99,7 +101,8 @@ class TriTrainingPlan(lightning.LightningModule):
 
     # ------------------------------------------------------------------ steps
     def on_fit_start(self) -> None:
-        self.n_warmup /= self.trainer.world_size  # processes that train together take so many steps fewer
+        # processes that train together, and batches whose gradients add up, take so many steps fewer
+        self.n_warmup /= self.trainer.world_size * self.trainer.accumulate_grad_batches
         # a GPU projects faster than it could ask what is known
         if self.trainer.strategy.root_device.type == "cpu":
             self.module.keep_projections(self.trainer.datamodule.n_atac)
@@ -119,7 +122,7 @@ class TriTrainingPlan(lightning.LightningModule):
         terms = {**experts, **out.reconstruction_loss, **out.kl_local, "total": out.loss}
         self.guard.watch(terms, self.global_step)
         self._add("train", batch, out)
-        self.losses.append(out.loss.detach())
+        self._losses.append(out.loss.detach())
         return out.loss
 
     def configure_gradient_clipping(
@@ -137,6 +140,10 @@ class TriTrainingPlan(lightning.LightningModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
 
     def on_train_batch_end(self, *_) -> None:
+        if self.global_step == len(self.rates):  # no step yet
+            return
+        self.losses.append(torch.stack(self._losses).mean())
+        self._losses.clear()
         optimizer = self.optimizers().optimizer
         rate = optimizer.alphas()[0] if hasattr(optimizer, "alphas") else optimizer.param_groups[0]["lr"]
         self.rates.append(torch.as_tensor(rate, dtype=torch.float32, device=self.device).detach().clone())
@@ -293,6 +300,7 @@ class MosaicTrainRunner(TrainRunner):
         self.model.train_indices = self.data_splitter.train_idx
         self.model.validation_indices = self.data_splitter.val_idx
         self.model.test_indices = self.data_splitter.test_idx
+        self.model.cells_ = digest(self.model.adata.obs_names)
         self.model.is_trained_ = True
         self.model.to_device(self.device)
         self.model.trainer = self.trainer

@@ -22,7 +22,7 @@ class RecordParameters(lightning.Callback):
     Attributes
     ----------
     snapshots
-        Named parameters on the CPU, in the order of training.
+        Named parameters that are trained, on the CPU, in the order of training.
     epochs
         Finished epochs at each of them.
 
@@ -65,7 +65,8 @@ class RecordParameters(lightning.Callback):
     def _record(self, plan: lightning.LightningModule, epoch: int) -> None:
         if epoch % self.stride:
             return
-        self.snapshots.append({n: p.detach().cpu().clone() for n, p in plan.module.named_parameters()})
+        trained = ((n, p) for n, p in plan.module.named_parameters() if p.requires_grad)
+        self.snapshots.append({n: p.detach().cpu().clone() for n, p in trained})
         self.epochs.append(epoch)
         if len(self.snapshots) > self.max_snapshots:
             self.snapshots, self.epochs = self.snapshots[::2], self.epochs[::2]

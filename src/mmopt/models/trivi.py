@@ -135,6 +135,7 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
         self.module = networks[0] if n_networks == 1 else TriModules(networks)
         self.module.eval()
         self.steps_: pd.DataFrame | None = None
+        self.cells_: str | None = None  # digest of those of training, without which the split means nothing
         self.optimizer_settings_: dict[str, Any] = {}
         sizes = ", ".join(f"{m} {n}" for m, n in n_features.items())
         self._model_summary_string = (

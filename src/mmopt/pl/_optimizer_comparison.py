@@ -15,6 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 from mudata import MuData
 
 from mmopt._keys import OPTIMIZER_COMPARISON
+from mmopt._student import half_width
 from mmopt.pl._figure import COLUMN, GREY, PALETTE, finish, style
 from mmopt.pl._slots import read, show_settled
 
@@ -46,8 +47,8 @@ def optimizer_comparison(
     -------
     Three axes (a 1-d array): the held-out bound by epoch at each optimizer's best learning rate (mean over the seeds,
     thin lines are seeds); the bound by learning rate (mean over the seeds, small dots are seeds, a cross is a run that
-    diverged); the difference to the reference, paired by seed, with two standard errors to either side. The figure
-    with ``return_fig``, nothing when shown.
+    diverged); the difference to the reference, paired by seed, with its 95 % interval. The figure with
+    ``return_fig``, nothing when shown.
 
     Raises
     ------
@@ -57,8 +58,8 @@ def optimizer_comparison(
     Notes
     -----
     Lower is better everywhere. A mean is shown where no seed diverged. Values that would flatten all others run out of
-    the axes; in the sweep, a triangle at the edge stands for such a mean. A standard error from few seeds is itself
-    uncertain: with three seeds, two standard errors cover about 82%, not 95%.
+    the axes; in the sweep, a triangle at the edge stands for such a mean. The interval is that of
+    Student's t: with three seeds it is 4.3 standard errors to either side, with ten 2.3.
 
     Examples
     --------
@@ -192,7 +193,7 @@ def _sweep(ax: Axes, runs: pd.DataFrame, looks: Mapping[str, Mapping[str, str]])
 def _differences(ax: Axes, summary: pd.DataFrame, looks: Mapping[str, Mapping[str, str]]) -> None:
     reference = _reference(summary)
     others = summary[summary["optimizer"] != reference]
-    ax.set(title="Paired differences", xlabel=f"Difference to {reference}\n(nats per cell, ± 2 SE)")
+    ax.set(title="Paired differences", xlabel=f"Difference to {reference}\n(nats per cell, 95 % interval)")
     if others.empty:
         return _say(ax, "One optimizer only:\nnothing to compare")
     if not np.isfinite(others["difference"]).any():
@@ -205,9 +206,9 @@ def _differences(ax: Axes, summary: pd.DataFrame, looks: Mapping[str, Mapping[st
             ax.plot(other.difference, row, "o", color=color)
             text = f"{other.verdict}\n{other.difference:+.3g}"
             if np.isfinite(other.difference_se):
-                ends = other.difference - 2 * other.difference_se, other.difference + 2 * other.difference_se
-                ax.plot(ends, [row, row], color=color)
-                text += f" ± {2 * other.difference_se:.2g}"
+                margin = half_width(other.n_seeds) * other.difference_se
+                ax.plot([other.difference - margin, other.difference + margin], [row, row], color=color)
+                text += f" ± {margin:.2g}"
         ax.text(1.03, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=6)
     ax.set_yticks(range(len(others)), labels=others["optimizer"])
     ax.set_ylim(len(others) - 0.5, -0.5)

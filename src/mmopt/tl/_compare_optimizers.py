@@ -14,6 +14,7 @@ from mmopt import _checks, _keys, optim
 from mmopt._compat import versions
 from mmopt._progress import progress
 from mmopt._random import derived
+from mmopt._student import half_width
 from mmopt.models import NonFiniteLossError, TriVI
 from mmopt.models.clock import Clock
 from mmopt.models.data import held_out_cells
@@ -27,6 +28,7 @@ LR_GRID = (1e-4, 1e-3, 1e-2)
 IMPLEMENTATIONS = ("fused", "foreach")  # the first that an optimizer has
 TO_TARGET = ["steps_to_target", "seconds_to_target"]
 ROUNDING = 1e-6  # of a bound that is computed in single precision
+OWN = {"early_stopping", "held_out", "lr", "optimizer", "random_state"}  # arguments of the training
 LR_SCALE = {"prodigy": 1000.0}  # its rate multiplies an estimate of its own, and is usually 1
 
 
@@ -78,7 +80,8 @@ def compare_optimizers(
     reference
         Optimizer the others are compared with; the first one if it is not among them.
     eps, weight_decay
-        The same for every optimizer that has them.
+        The same for every optimizer that has them. Weight decay is decoupled from the gradient in some (AdamW, the ASGD
+        optimizers) and goes through it in others (Adam, AMSGrad, Padam, SGD): with any but 0 they differ in this too.
     optimizer_kwargs
         Further arguments by optimizer, e.g. ``{"asgdadam": {"switch_interval": 20}}``.
     label_key
@@ -146,6 +149,8 @@ def compare_optimizers(
         raise ValueError("optimizers, lr_grid and seeds must each name at least one")
     if (model_kwargs or {}).get("n_networks", 1) != 1:
         raise ValueError("optimizers are compared on one network; leave n_networks out of model_kwargs")
+    if own := sorted(OWN & set(train_kwargs)):
+        raise TypeError(f"{own} cannot be given: a comparison sets them itself, the same for every optimizer")
     grids = _grids(optimizers, lr_grid)
     further = _by_optimizer(optimizer_kwargs or {}, optimizers, "optimizer_kwargs has arguments")
     settings = {
@@ -258,9 +263,10 @@ def summarise(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
         Sensitivity: mean and maximum, over learning rates and seeds, of the bound's distance to the best of all runs of
         the seed. A diverged run counts as infinitely bad.
     ``difference``, ``difference_se``, ``verdict``
-        To the reference at its own best rate, paired by seed: ``"better"`` or ``"worse"`` beyond two standard errors,
+        To the reference at its own best rate, paired by seed: ``"better"`` or ``"worse"`` where 0 is outside the 95 %
+        interval of Student's t, which is 4.3 standard errors to either side with three seeds and 2.3 with ten;
         ``"tie"`` otherwise, ``"one seed"`` where there is no standard error, ``"diverged"`` where the optimizer or the
-        reference did so at every rate.
+        reference did so at every rate. It is one interval per optimizer: of many, one in twenty errs.
     ``difference_iterate``, ``difference_iterate_se``, ``verdict_iterate``
         The same for the last iterates of these runs.
     """
@@ -377,7 +383,7 @@ def _paired(mine: pd.Series, theirs: pd.Series, suffix: str, same: bool) -> dict
     """Difference of two optimizers, its standard error and a word for it."""
     apart = mine - theirs
     difference, se = apart.mean(), _standard_error(apart)
-    verdict = "reference" if same else _verdict(difference, se, mine.mean())
+    verdict = "reference" if same else _verdict(difference, half_width(len(apart)) * se, mine.mean())
     return {
         f"difference{suffix}": difference,
         f"difference{suffix}_se": se,
@@ -385,12 +391,12 @@ def _paired(mine: pd.Series, theirs: pd.Series, suffix: str, same: bool) -> dict
     }
 
 
-def _verdict(difference: float, se: float, elbo: float) -> str:
+def _verdict(difference: float, margin: float, elbo: float) -> str:
     if not np.isfinite(difference):
         return "diverged"
-    if np.isnan(se):
+    if np.isnan(margin):
         return "one seed"
     # runs that are the same but for rounding have no standard error either
-    if abs(difference) <= max(2 * se, ROUNDING * abs(elbo)):
+    if abs(difference) <= max(margin, ROUNDING * abs(elbo)):
         return "tie"
     return "better" if difference < 0 else "worse"

@@ -36,8 +36,9 @@ def curvature(
 ) -> None:
     """Measure the curvature of the loss at a fit: top of the spectrum, trace and sharpness.
 
-    The loss is the negative evidence lower bound per cell, without dropout. All measures use the same cells and the same noise. They depend on the scale of the weights, the adaptive sharpness
-    least: compare fits of one architecture that reached about the same loss, over several seeds. That flat fits
+    The loss is the negative evidence lower bound per cell, without dropout. All measures use the same cells
+    and the same noise, and are of the parameters that were trained: of a query, those of its new batches. They depend on
+    the scale of the weights, the adaptive sharpness least: compare fits of one architecture that reached about the same loss, over several seeds. That flat fits
     generalise better is not proven.
 
     Parameters
@@ -98,7 +99,7 @@ def curvature(
 
     Notes
     -----
-    Cost: a Hessian-vector product takes as long as 5 to 10 forward passes. The top eigenvalues take 20 to 60 products,
+    Cost: a Hessian-vector product takes as long as about ten forward passes on a CPU. The top eigenvalues take 20 to 60 products,
     each further draw of the noise some 20, the trace ``n_probes``, the split as much again for each part of the loss,
     the smallest eigenvalue 50 to 200; all else is small. The memory is that of ``max(2 * k + 1, 20)`` copies of the
     parameters in double precision and of one graph of a gradient over ``n_cells`` cells.
@@ -116,9 +117,14 @@ def curvature(
     _keys.refuse_slot_of_others(key_added, _keys.CURVATURE)
     check_order(mdata, model)
     radii = np.atleast_1d(rho).tolist()
-    if min(k, n_cells, n_noise) < 1 or n_probes < 2 or not radii or min(radii) <= 0:
+    if (
+        min(k, n_cells, n_noise) < 1
+        or n_probes < 2
+        or not radii
+        or not all(0 < radius < np.inf for radius in radii)
+    ):
         raise ValueError(
-            "k, n_cells and n_noise must be at least 1, n_probes at least 2 and every rho positive; got "
+            "k, n_cells and n_noise must be at least 1, n_probes at least 2 and every rho positive and finite; got "
             f"k={k}, n_cells={n_cells}, n_noise={n_noise}, n_probes={n_probes}, rho={rho}"
         )
     work = dict.fromkeys(("n_forwards", "n_gradients", "n_hvps"), 0)

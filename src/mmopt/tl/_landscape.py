@@ -13,7 +13,7 @@ from mmopt._compat import versions
 from mmopt._random import derived
 from mmopt.curvature.parameters import LossFn, Params, check_same_shapes
 from mmopt.models import TriVI
-from mmopt.models.frozen import check_order, draw_cells, frozen_loss, threads_for
+from mmopt.models.frozen import check_order, draw_cells, filter_axes, frozen_loss, threads_for
 from mmopt.models.trajectory import RecordParameters
 
 DIRECTIONS = ("random", "trajectory", "hessian")
@@ -40,8 +40,9 @@ def landscape(
     """Evaluate the loss on a plane or on lines through the fitted parameters, or on the path to another fit.
 
     The loss is the negative evidence lower bound per cell, without dropout, of the same cells with the same noise at
-    every point. One or two dimensions show very little of a space of a hundred thousand: they can show that a fit sits
-    in a basin and how the modalities share it, not that the basin is wide in the directions that are not shown.
+    every point. What moves are the parameters that were trained: of a query, those of its new batches. One or two
+    dimensions show very little of a space of a hundred thousand: they can show that a fit sits in a basin and how the
+    modalities share it, not that the basin is wide in the directions that are not shown.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def landscape(
     model
         Trained model; left as it is.
     directions
-        ``"random"``: Gaussian directions with the norms of the fitted filters. ``"trajectory"``: the principal
+        ``"random"``: Gaussian directions with the norms of the fitted filters; biases and dispersions stay. ``"trajectory"``: the principal
         components of the training run about the fit. ``"hessian"``: the eigenvectors of largest curvature, of such
         length that the quadratic part of the loss rises by 5 % at 1.
     n_dimensions
@@ -106,7 +107,7 @@ def landscape(
     Notes
     -----
     Cost in forward passes over ``n_cells`` cells: ``n_points**2`` for a plane (441), ``n_points * n_repeats`` for lines
-    (105), ``n_points`` for a path (21). Hessian directions add 20 to 60 Hessian-vector products of 5 to 10 passes each.
+    (105), ``n_points`` for a path (21). Hessian directions add 20 to 60 Hessian-vector products of about ten passes each (on a CPU).
     The run is projected onto the plane: the loss there is not the loss the run had.
 
     References
@@ -126,9 +127,9 @@ def landscape(
     check_order(mdata, model)
     if directions not in DIRECTIONS:
         raise ValueError(f"directions={directions!r} is not known; choose one of {list(DIRECTIONS)}")
-    if n_points < 3 or not span > 0 or n_dimensions not in (1, 2) or n_repeats < 1 or n_cells < 1:
+    if n_points < 3 or not 0 < span < np.inf or n_dimensions not in (1, 2) or n_repeats < 1 or n_cells < 1:
         raise ValueError(
-            "n_points must be at least 3, span positive, n_dimensions 1 or 2, n_repeats and n_cells at least 1; got "
+            "n_points must be at least 3, span positive and finite, n_dimensions 1 or 2, n_repeats and n_cells at least 1; got "
             f"n_points={n_points}, span={span}, n_dimensions={n_dimensions}, n_repeats={n_repeats}, n_cells={n_cells}"
         )
     if (directions == "trajectory") != (trajectory is not None):
@@ -148,7 +149,7 @@ def landscape(
     parameters, loss = frozen_loss(model, mdata, indices=cells, random_state=random_state)
     with threads_for(model, len(cells)):
         if other is not None:
-            end = _comparable(model, other)
+            end = _comparable(model, other, parameters)
             slot = curvature.slice_between(loss, parameters, end, n=n_points, show_progress=progress_bar)
             slot |= {"directions": "path"}
         else:
@@ -183,7 +184,12 @@ def landscape(
 
 def _random(parameters: Params, n: int, seed: int) -> tuple[list[Params], dict[str, Any]]:
     """Directions with the norms of the filters."""
-    return [curvature.random_direction(parameters, random_state=derived(seed, i)) for i in range(n)], {}
+    axes = filter_axes(parameters)
+    lines = [
+        curvature.random_direction(parameters, filter_axes=axes, random_state=derived(seed, i))
+        for i in range(n)
+    ]
+    return lines, {}
 
 
 def _sharpest(
@@ -218,20 +224,21 @@ def _around(coordinates: np.ndarray, span: float, n: int) -> np.ndarray:
     return steps.min() * (np.arange(n) - before[steps.argmin()])
 
 
-def _comparable(model: TriVI, other: TriVI) -> Params:
-    """Parameters of another fit, if they mean the same in the first model."""
+def _comparable(model: TriVI, other: TriVI, parameters: Params) -> Params:
+    """Return the same parameters of another fit, if all else in it is the same."""
     ours, theirs = model.module, other.module
     end = {name: p.detach().to(ours.device) for name, p in theirs.named_parameters()}
     check_same_shapes(dict(ours.named_parameters()), end)
-    held = dict(theirs.named_buffers())
+    held = theirs.state_dict()
     differing = [
         name
-        for name, b in ours.named_buffers()  # depths are predicted after the fit: they are no part of the bound
-        if "depths." not in name and not torch.equal(b.cpu(), held[name].cpu())
+        for name, value in ours.state_dict().items()
+        # depths are predicted after the fit: they are no part of the bound
+        if not (name in parameters or "depths." in name or torch.equal(value.cpu(), held[name].cpu()))
     ]
     if differing:
         raise ValueError(
-            f"the two models were made with different data ({', '.join(differing[:5])} differ), so a point between them "
-            "means nothing; fit both to the same data"
+            f"the two models were made with different data or references ({', '.join(differing[:5])} differ), so a point "
+            "between them means nothing; fit both to the same data"
         )
-    return end
+    return {name: end[name] for name in parameters}

@@ -1,6 +1,5 @@
 """A fitted twin as it was stored: its course and its members."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,7 @@ import pandas as pd
 from mudata import MuData
 from scipy import sparse
 
+from mmopt._cells import digest
 from mmopt._checks import listed
 from mmopt.dynamics import Flow
 from mmopt.tl._course import Course
@@ -32,9 +32,11 @@ def identity(mdata: MuData, states: np.ndarray) -> dict[str, str | np.ndarray]:
     axes shows; sums, because an embedding in single precision or computed on another machine is the same one.
     """
     n = len(states)
-    digest = hashlib.sha256("\n".join(map(str, mdata.obs_names)).encode()).hexdigest()
     weights = np.cos(np.arange(n)) / np.sqrt(max(n, 1))
-    return {"names": digest, "sums": np.stack([weights @ states, np.sqrt(np.mean(states**2, axis=0))])}
+    return {
+        "names": digest(mdata.obs_names),
+        "sums": np.stack([weights @ states, np.sqrt(np.mean(states**2, axis=0))]),
+    }
 
 
 def _check_identity(stored: dict, mdata: MuData, states: np.ndarray, use_rep: str) -> None:
