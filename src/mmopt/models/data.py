@@ -208,11 +208,14 @@ class MosaicSplitter(lightning.LightningDataModule):
         return counts["atac"].shape[0] if "atac" in counts else 0
 
     def reside(self, device: torch.device) -> None:
-        """Bring the counts to a device that has room for them, once for all minibatches."""
+        """Bring the counts to a device that has room for them, once for all minibatches; see :meth:`leave`."""
         counts = read(self.manager).counts
-        self._resident = (
-            {m: ResidentRows(x, device) for m, x in counts.items()} if fits(counts, device) else {}
-        )
+        if fits(counts, device):
+            self._resident.update((m, ResidentRows(x, device)) for m, x in counts.items())
+
+    def leave(self) -> None:
+        """Free the device of the counts, also in loaders that are kept; these read on from the host."""
+        self._resident.clear()
 
     def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
         """Leave it where it is on a CPU, instead of asking every array of it to move there."""

@@ -223,6 +223,8 @@ def any_of(n_networks: int, generator: torch.Generator) -> int:
 
 def draw_negative_binomial(mean: Tensor, theta: Tensor) -> Tensor:
     """Draw counts of the given means, with one dispersion for each feature."""
+    if mean.device.type == "mps":  # which draws neither gamma nor Poisson
+        return draw_negative_binomial(mean.cpu(), theta.cpu()).to(mean.device)
     theta = theta.expand_as(mean)
     rate = torch._standard_gamma(theta) * mean / theta
     return torch.poisson(rate)

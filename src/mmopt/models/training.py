@@ -289,6 +289,7 @@ class MosaicTrainRunner(TrainRunner):
                 signal.signal(signal.SIGINT, handler)
             self.training_plan.module.eval()
             self.training_plan.module.forget_projections()
+            self.data_splitter.leave()
         self.training_plan.finish()
         self.model.train_indices = self.data_splitter.train_idx
         self.model.validation_indices = self.data_splitter.val_idx
