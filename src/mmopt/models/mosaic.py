@@ -31,6 +31,11 @@ class Mosaic:
         return any(isinstance(x, StoredRows) for x in self.counts.values())
 
     @property
+    def is_open(self) -> bool:
+        """Whether all counts can be read."""
+        return all(x.is_open for x in self.counts.values() if isinstance(x, StoredRows))
+
+    @property
     def present(self) -> np.ndarray:
         """Cells × modalities."""
         return np.column_stack([rows >= 0 for rows in self.rows.values()])
@@ -56,18 +61,20 @@ LOOKED_AT = 10_000  # values of a matrix by which a change in place is noticed
 def read(manager: AnnDataManager) -> Mosaic:
     """Return the registered data as arrays; they are read once, and again when they changed.
 
-    That is when cells, features, batches or the matrix are others, or many of its values (``sc.pp.log1p``). Single values
+    That is when cells, features, batches or the matrix are others, or many of its values (``sc.pp.log1p``), and after
+    ``mdata.write()``, which opens the file of data on disk anew. Single values
     that were changed in place are not noticed, nor are those on disk: that would take a pass over all of them. Where the matrix holds
     no counts any more, as after ``sc.pp.normalize_total``, all that were read are kept if they are still intact.
     """
     known, signs = _READ.get(manager), _signs(manager)
-    if known is not None and _alike(known[0], signs):
+    if known is not None and known[1].is_open and _alike(known[0], signs):
         return known[1]
     if known is not None:
         try:
             _register_again(manager)
         except ValueError as error:
-            if not (_alike(known[0], signs, matrices=False) and _sums(known[1]) == known[2]):
+            intact = known[1].is_open and _sums(known[1]) == known[2]
+            if not (intact and _alike(known[0], signs, matrices=False)):
                 raise ValueError(f"the data have changed since the model read them: {error}") from error
             logger.warning(
                 "the model goes on with the counts that it has read; the data have changed: %s", error
@@ -113,9 +120,9 @@ def _signs(manager: AnnDataManager) -> list:
             signs.append(None)
             continue
         adata = mdata.mod[state["modality"]]
-        matrix, _ = _checks.located(adata, state["modality"], state["layer"])
+        matrix, _ = _checks.located(adata, state["modality"], state["source"])
         signs += [adata.obs_names, adata.var_names]
-        if sp.issparse(matrix) or isinstance(matrix, np.ndarray):
+        if _checks.in_memory(matrix):
             values = matrix.data if sp.issparse(matrix) else matrix.ravel(order="K")
             signs += [weakref.ref(matrix), len(values), _sum(values)]
     return signs
@@ -151,7 +158,7 @@ def _read(manager: AnnDataManager) -> Mosaic:
         there[m] = state["modality"]
         adata = mdata.mod[there[m]]
         columns = adata.var_names.get_indexer(state["features"])
-        counts[m] = stored.counts(adata, there[m], state["layer"], columns)
+        counts[m] = stored.counts(adata, there[m], state["source"], columns)
         rows[m] = _checks.positions(mdata, there[m])
         empty = list(state.get("empty_batches", [])) if m == "prot" else empty
     batch = manager.get_state_registry("batch")
