@@ -71,7 +71,8 @@ class Fitting:
         Parameters
         ----------
         max_epochs
-            Epochs of a full run. If not given: 30, but at least 600 steps and not many more than 20,000.
+            Epochs of a full run. If not given: 30, but at least 600 steps and not many more than 20,000 (steps that
+            several processes take together count once).
         optimizer
             A name known to :func:`mmopt.optim.available`, or a function from parameters to an optimizer.
         lr, optimizer_kwargs
@@ -88,7 +89,8 @@ class Fitting:
             two processes share every step.
         checkpoint
             A file in which the state is kept after each epoch. If it exists, training goes on from there and ends as
-            it would have without the interruption. Of several networks each has a file, the first this one.
+            it would have without the interruption. Of several networks each has a file, the first this one. The file of
+            a run with other data, settings or number of processes is refused.
         random_state
             Seed of the split, of the order of cells and of all noise. Global random states are left as they were.
         progress_bar
