@@ -250,8 +250,8 @@ def test_functions_are_told_apart_by_what_they_do(monkeypatch):
         lambda p: torch.optim.Adam(p, lr=1e-3),
         lambda p: torch.optim.Adam(p, lr=1e-2),
         lambda p: torch.optim.SGD(p, lr=1e-3),
-        lambda p: [torch.optim.Adam([x], lr=1e-3) for x in p][0],
-        lambda p: [torch.optim.Adam([x], lr=1e-2) for x in p][0],
+        lambda p: next(torch.optim.Adam([x], lr=1e-3) for x in p),
+        lambda p: next(torch.optim.Adam([x], lr=1e-2) for x in p),
     )
     assert len({str(_name(f)) for f in functions}) == len(functions)
 

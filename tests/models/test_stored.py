@@ -11,7 +11,7 @@ import torch
 
 from mmopt.models import stored
 from mmopt.models.data import CellBatches, MosaicDataset, MosaicLoader
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 
 ROWS = np.array([7, 3, 4, 4, 60, 0])
 
@@ -107,7 +107,7 @@ class TestOrder:
         from mmopt.models import TriVI
 
         TriVI.setup_mudata(on_disk[1], batch_key="donor")
-        mosaic = read(TriVI._setup_adata_manager_store[on_disk[1].uns["_scvi_uuid"]])
+        mosaic = read_mosaic(TriVI._setup_adata_manager_store[on_disk[1].uns["_scvi_uuid"]])
         assert mosaic.on_disk
         reads = []
         subset = type(mosaic).subset
@@ -220,7 +220,7 @@ class TestWhatIsReadOfAFileThatWasPrepared:
 
         def registered(mdata):
             TriVI.setup_mudata(mdata, batch_key="donor")
-            return read(TriVI._setup_adata_manager_store[mdata.uns["_scvi_uuid"]])
+            return read_mosaic(TriVI._setup_adata_manager_store[mdata.uns["_scvi_uuid"]])
 
         return registered
 

@@ -231,10 +231,10 @@ class TestEnd:
             mdata = make_mosaic()
             model = make_model(mdata)
             if change:
-                from mmopt.models.mosaic import read
+                from mmopt.models.mosaic import read_mosaic
 
-                mosaic = read(model.adata_manager)
-                for m, rows in mosaic.rows.items():
+                mosaic = read_mosaic(model.adata_manager)
+                for m, rows in mosaic.place.items():
                     held_out = rows[cells]
                     mosaic.counts[m][held_out[held_out >= 0]] *= 3
             return train(model, 2, held_out=cells, early_stopping=False)

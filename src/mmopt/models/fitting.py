@@ -17,7 +17,7 @@ from mmopt._threads import sensible_threads
 from mmopt.models.calibration import calibrate
 from mmopt.models.data import MosaicSplitter
 from mmopt.models.module import TriModule
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 from mmopt.models.quiet import quiet_lightning
 from mmopt.models.resuming import describe, remember, resumable, start_of
 from mmopt.models.training import Creator, TriTrainingPlan, trainer_options
@@ -210,7 +210,7 @@ class Fitting:
             if checkpoint is not None:
                 start = start_of(network, checkpoint)
                 plan.description = describe(
-                    read(self.adata_manager),
+                    read_mosaic(self.adata_manager),
                     splitter.val_idx,
                     start=start,
                     arguments=self.arguments_,

@@ -103,9 +103,8 @@ class Readout:
             return z, None
         predicted = (self.log_depth + self.spread.square() / 2).exp()
         if generator is not None:
-            noise = torch.randn(len(z), generator=generator).to(
-                z.device
-            )  # also where it is not used: same draws of z
+            # also where it is not used: same draws of z
+            noise = torch.randn(len(z), generator=generator).to(z.device)
             if any_depth:
                 predicted = (self.log_depth + self.spread * noise).exp()
         return z, torch.where(self.own.isnan(), predicted, self.own)

@@ -46,5 +46,7 @@ def fits(counts: dict[str, Counts], device: torch.device) -> bool:
     if device.type != "cuda" or not all(sp.issparse(x) for x in counts.values()):
         return False
     free, _ = torch.cuda.mem_get_info(device)
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps what it frees
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+        device
+    )  # torch keeps what it frees
     return sum(8 * x.nnz for x in counts.values()) < SHARE * free

@@ -27,7 +27,7 @@ def describe(mosaic: Mosaic, held_out: np.ndarray, **settings: Any) -> str:
     """Write down what decides a run: its settings, where it starts, its data and which of the cells are held out."""
     sha = hashlib.sha256(mosaic.batch.tobytes() + held_out.astype(np.int64).tobytes())
     for m, counts in mosaic.counts.items():
-        for array in (mosaic.rows[m], *_fingerprint(counts)):
+        for array in (mosaic.place[m], *_fingerprint(counts)):
             sha.update(np.ascontiguousarray(array))
     return json.dumps(settings | {"data": sha.hexdigest()}, sort_keys=True, default=_name)
 

@@ -135,9 +135,7 @@ def _counts_and_marks(
         )
     seen = detected(counts) >= min_cells
     if not seen.any():
-        raise ValueError(
-            f"modality {name!r}: no feature is detected in {min_cells} cells; lower `min_cells`"
-        )
+        raise ValueError(f"modality {name!r}: no feature is detected in {min_cells} cells; lower `min_cells`")
     chosen = seen.copy()
     if n_top is not None and n_top < seen.sum():
         chosen[seen] = RANKING[role](counts[:, seen], n_top, batch)
