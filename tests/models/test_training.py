@@ -234,8 +234,8 @@ class TestEnd:
                 from mmopt.models.mosaic import read_mosaic
 
                 mosaic = read_mosaic(model.adata_manager)
-                for m, rows in mosaic.place.items():
-                    held_out = rows[cells]
+                for m, place in mosaic.place.items():
+                    held_out = place[cells]
                     mosaic.counts[m][held_out[held_out >= 0]] *= 3
             return train(model, 2, held_out=cells, early_stopping=False)
 

@@ -62,9 +62,9 @@ def read_mosaic(manager: AnnDataManager) -> Mosaic:
     """Return the registered data as arrays; they are read once, and again when they changed.
 
     That is when cells, features, batches or the matrix are others, or many of its values (``sc.pp.log1p``), and after
-    ``mdata.write()``, which opens the file of data on disk anew. Single values
-    that were changed in place are not noticed, nor are those on disk: that would take a pass over all of them. Where the matrix holds
-    no counts any more, as after ``sc.pp.normalize_total``, all that were read are kept if they are still intact.
+    ``mdata.write()``, which opens the file of data on disk anew. Single values that were changed in place are not
+    noticed, nor are those on disk: that would take a pass over all of them. Where the matrix holds no counts any more, as
+    after ``sc.pp.normalize_total``, all that were read are kept if they are still intact.
     """
     known, signs = _READ.get(manager), _signs(manager)
     if known is not None and known[1].is_open and _alike(known[0], signs):
