@@ -166,8 +166,8 @@ def main() -> None:
 
 {a.genes:,} genes ({a.genes // 10} detected per cell) and {a.peaks:,} peaks ({a.per_cell:,} accessible per cell), random \
 counts; {a.steps} steps of 128 cells. CPU microseconds per cell: "set up" checks every count, "make" takes the model's \
-starting values from two passes over the data, "train" is per cell of an epoch. Peak memory is that of the whole \
-process, libraries included.
+starting values from two passes over the data, "train" is per cell trained on (no validation, which reads most of the \
+file again). Peak memory is that of the whole process, libraries included.
 
 {body}
 """

@@ -142,6 +142,11 @@ def located(adata: AnnData, modality: str, layer: str | None = None) -> tuple[An
     return matrix, where
 
 
+def in_memory(matrix: Any) -> bool:
+    """Whether a matrix is an array, not something on disk or lazy."""
+    return isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
+
+
 def counts(adata: AnnData, modality: str, layer: str | None = None) -> sparse.csr_matrix | np.ndarray:
     """Raw counts of one modality as float32, CSR where the source is sparse, dense where it is dense.
 
@@ -165,7 +170,7 @@ def counts(adata: AnnData, modality: str, layer: str | None = None) -> sparse.cs
         cells or no features.
     """
     matrix, where = located(adata, modality, layer)
-    if not (isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
+    if not in_memory(matrix):
         # backed or lazy matrices know how to be read whole; numpy reads the rest
         load = getattr(matrix, "to_memory", None) or getattr(matrix, "compute", None)
         matrix = load() if load else np.asarray(matrix)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mmopt.models.data import CellBatches, MosaicDataset, MosaicLoader, MosaicSplitter, held_out_cells
-from mmopt.models.mosaic import Mosaic, read
+from mmopt.models.mosaic import Mosaic, read_mosaic
 
 
 def setup(mdata, **kwargs):
@@ -27,7 +27,7 @@ def setup(mdata, **kwargs):
 
 def frame(mosaic, modality):
     """Rows of a modality in the order of the cells, NaN where absent."""
-    rows = mosaic.rows[modality]
+    rows = mosaic.place[modality]
     out = np.full((len(rows), mosaic.counts[modality].shape[1]), np.nan)
     out[rows >= 0] = mosaic.counts[modality].toarray()[rows[rows >= 0]]
     return out
@@ -39,7 +39,7 @@ class TestRead:
         assert list(mdata["atac"].obs_names) != [
             n for n in mdata.obs_names if n in set(mdata["atac"].obs_names)
         ]
-        mosaic = read(setup(mdata))
+        mosaic = read_mosaic(setup(mdata))
         for m in mdata.mod:
             np.testing.assert_array_equal(frame(mosaic, m), dense(mdata, m))
         np.testing.assert_array_equal(mosaic.batch, (mdata.obs["donor"] == "b").to_numpy().astype(int))
@@ -53,7 +53,7 @@ class TestRead:
         x = mdata["prot"].X.toarray()
         x[0] = 0
         mdata["prot"].X = sp.csr_matrix(x)
-        mosaic = read(setup(mdata))
+        mosaic = read_mosaic(setup(mdata))
         here = mdata.obs_names.get_loc(empty)
         gone = np.flatnonzero(~mdata.obs_names.isin(mdata["prot"].obs_names))[0]
         batch = MosaicDataset(mosaic)[np.array([here, gone])]
@@ -62,7 +62,7 @@ class TestRead:
 
     @pytest.mark.parametrize("form", ["dense", "csr", "csc", "int", "bool_like", "explicit_zeros", "coo"])
     def test_every_form_of_the_counts_reads_the_same(self, make_mosaic, form):
-        mdata, expected = make_mosaic(), read(setup(make_mosaic()))
+        mdata, expected = make_mosaic(), read_mosaic(setup(make_mosaic()))
         for m in mdata.mod:
             x = mdata[m].X.toarray()
             zeros = sp.csr_matrix(np.ones_like(x))
@@ -76,7 +76,7 @@ class TestRead:
                 "explicit_zeros": lambda zeros=zeros: zeros,
                 "coo": lambda x=x: sp.csr_array(x),
             }[form]()
-        found = read(setup(mdata))
+        found = read_mosaic(setup(mdata))
         for m in mdata.mod:
             assert found.counts[m].dtype == np.float32
             assert (found.counts[m] != expected.counts[m]).nnz == 0
@@ -88,7 +88,7 @@ class TestRead:
         mdata["rna"].X = x.astype(np.float32)
         kept = mdata["rna"].X.copy()
         row = mdata.obs_names.get_loc(mdata["rna"].obs_names[0])
-        counts = MosaicDataset(read(setup(mdata)))[np.array([row])]["rna"]
+        counts = MosaicDataset(read_mosaic(setup(mdata)))[np.array([row])]["rna"]
         assert counts.indices.tolist() == [1, 5]
         assert counts.counts.tolist() == [1, 5]
         for name in ("data", "indices", "indptr"):  # the user's matrix is left as it was
@@ -101,7 +101,7 @@ class TestRead:
             mdata[m].layers["counts"] = mdata[m].X * 2
             mdata[m].layers["other"] = mdata[m].X * 3
         for layer, factor in ((None, 2), ("other", 3), ("X", 1), ("counts", 2)):
-            mosaic = read(setup(mdata, layer=layer))
+            mosaic = read_mosaic(setup(mdata, layer=layer))
             for m in mdata.mod:
                 np.testing.assert_array_equal(frame(mosaic, m), factor * raw[m])
 
@@ -110,9 +110,9 @@ class TestRead:
         marks = np.arange(30) % 3 == 0
         mdata["rna"].var["highly_variable"] = marks
         full = {m: dense(mdata, m).to_numpy() for m in mdata.mod}
-        np.testing.assert_array_equal(frame(read(setup(mdata)), "rna"), full["rna"][:, marks])
-        np.testing.assert_array_equal(frame(read(setup(mdata)), "atac"), full["atac"])
-        mosaic = read(setup(mdata, use_highly_variable=False))
+        np.testing.assert_array_equal(frame(read_mosaic(setup(mdata)), "rna"), full["rna"][:, marks])
+        np.testing.assert_array_equal(frame(read_mosaic(setup(mdata)), "atac"), full["atac"])
+        mosaic = read_mosaic(setup(mdata, use_highly_variable=False))
         np.testing.assert_array_equal(frame(mosaic, "rna"), full["rna"])
         with pytest.raises(
             KeyError, match=r"modality 'atac' has no var\['highly_variable'\].*mm\.pp\.prepare"
@@ -139,7 +139,7 @@ class TestRead:
         other = AnnData(np.full((len(names), 2), 0.5, np.float32), obs={"sample": ["other"] * len(names)})
         other.obs_names = names
         mdata.mod["hto"] = other
-        mosaic = read(setup(mdata, batch_key="sample"))
+        mosaic = read_mosaic(setup(mdata, batch_key="sample"))
         known = mdata["rna"].obs["sample"].reindex(mdata.obs_names)
         known = known.fillna(mdata["atac"].obs["sample"].reindex(mdata.obs_names))
         np.testing.assert_array_equal(mosaic.batch, (known == "b").to_numpy().astype(int))
@@ -148,18 +148,18 @@ class TestRead:
         """muon filters in place; what was read before must not be taken for what is there now."""
         mdata = make_mosaic()
         manager = setup(mdata)
-        read(manager)
+        read_mosaic(manager)
         keep = mdata.obs_names[5:60]
         for m in list(mdata.mod):
             mdata.mod[m] = mdata[m][mdata[m].obs_names.isin(keep)].copy()
         mdata.update()
-        mosaic = read(manager)
+        mosaic = read_mosaic(manager)
         assert len(mosaic.batch) == mdata.n_obs == 55
         for m in mdata.mod:
             np.testing.assert_array_equal(frame(mosaic, m), dense(mdata, m))
 
     def test_seen_names_the_batches_that_have_a_modality(self, make_mosaic):
-        mosaic = read(setup(make_mosaic(absent_in={"prot": "b"})))
+        mosaic = read_mosaic(setup(make_mosaic(absent_in={"prot": "b"})))
         assert mosaic.seen(2)["prot"].tolist() == [True, False]
         assert mosaic.seen(2)["rna"].tolist() == [True, True]
 
@@ -179,7 +179,7 @@ class TestDataset:
         cells = np.array(cells, dtype=int)
         batch = MosaicDataset(mosaic)[cells]
         assert batch["batch"].tolist() == mosaic.batch[cells].tolist()
-        for m in mosaic.rows:
+        for m in mosaic.place:
             expected = frame(mosaic, m)[cells]
             found = np.full_like(expected, np.nan)
             found[batch[f"{m}_rows"].numpy()] = batch[m].dense(4).numpy()
@@ -239,71 +239,71 @@ class TestDataThatChange:
     @pytest.fixture
     def manager(self, mdata):
         manager = setup(mdata)
-        read(manager)
+        read_mosaic(manager)
         return manager
 
     def test_are_not_read_again_for_nothing(self, mdata, manager):
-        known = read(manager)
+        known = read_mosaic(manager)
         mdata.obs["new"] = 1
         mdata["rna"].obsm["X_pca"] = np.zeros((mdata["rna"].n_obs, 2))
-        assert read(manager) is known
+        assert read_mosaic(manager) is known
 
     def test_other_counts(self, mdata, manager, dense):
         mdata["rna"].X = mdata["rna"].X[::-1].copy()
-        np.testing.assert_array_equal(frame(read(manager), "rna"), dense(mdata, "rna"))
+        np.testing.assert_array_equal(frame(read_mosaic(manager), "rna"), dense(mdata, "rna"))
         mdata["atac"].X = mdata["atac"].X.toarray()
         mdata["atac"].X *= 2
-        np.testing.assert_array_equal(frame(read(manager), "atac"), dense(mdata, "atac"))
+        np.testing.assert_array_equal(frame(read_mosaic(manager), "atac"), dense(mdata, "atac"))
 
     def test_cells_taken_from_a_modality(self, mdata, manager, dense):
         gone = mdata["atac"].obs_names[:10]
         mdata.mod["atac"] = mdata["atac"][10:].copy()
         for _ in range(2):  # with `update`, which leaves out the cells of no modality, and without
-            assert not read(manager).present[mdata.obs_names.isin(gone), 1].any()
-            np.testing.assert_array_equal(frame(read(manager), "atac"), dense(mdata, "atac"))
+            assert not read_mosaic(manager).present[mdata.obs_names.isin(gone), 1].any()
+            np.testing.assert_array_equal(frame(read_mosaic(manager), "atac"), dense(mdata, "atac"))
             mdata.update()
         del mdata.mod["prot"]
-        assert not read(manager).present[:, 2].any()
+        assert not read_mosaic(manager).present[:, 2].any()
 
     def test_batches(self, mdata, manager):
-        before = read(manager).batch
+        before = read_mosaic(manager).batch
         mdata.obs.loc[mdata.obs_names[:5], "donor"] = "a"
-        assert (read(manager).batch[:5] == 0).all()
-        assert (read(manager).batch[5:] == before[5:]).all()
+        assert (read_mosaic(manager).batch[:5] == 0).all()
+        assert (read_mosaic(manager).batch[5:] == before[5:]).all()
 
     def test_to_what_is_no_counts_are_refused_where_the_counts_are_lost(self, mdata, manager):
         mdata["rna"].X = sp.csr_matrix(
             mdata["rna"].X, dtype=np.float32
         )  # as it is, this is what the model reads
-        read(manager)
+        read_mosaic(manager)
         sc.pp.log1p(mdata["rna"])
         with pytest.raises(ValueError, match="have changed since the model read them: modality 'rna', X"):
-            read(manager)
+            read_mosaic(manager)
 
     @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, sp.csr_matrix.toarray])
     def test_to_normalised_values_leave_the_counts_that_were_read(self, mdata, manager, form, caplog):
         mdata["rna"].X = form(mdata["rna"].X)
-        before = read(manager)
+        before = read_mosaic(manager)
         was = before.counts["rna"].copy()
         sc.pp.normalize_total(mdata["rna"])
         sc.pp.log1p(mdata["rna"])
         with caplog.at_level(logging.WARNING, "mmopt"):
-            assert read(manager) is read(manager) is before
+            assert read_mosaic(manager) is read_mosaic(manager) is before
         assert caplog.text.count("goes on with the counts that it has read") == 1
         assert (before.counts["rna"] != was).nnz == 0
 
     def test_to_what_no_longer_fits_are_refused(self, mdata, manager):
         mdata.obs["donor"] = "c"
         with pytest.raises(ValueError, match="batches the model was not trained on"):
-            read(manager)
+            read_mosaic(manager)
         del mdata.obs["donor"]
         with pytest.raises(KeyError, match="no column 'donor'"):
-            read(manager)
+            read_mosaic(manager)
 
     def test_features_that_are_gone_are_named(self, mdata, manager):
         mdata.mod["rna"] = mdata["rna"][:, :20].copy()
         with pytest.raises(ValueError, match="'rna' lacks 10 of the model's 30 features"):
-            read(manager)
+            read_mosaic(manager)
 
     def test_a_model_answers_for_what_they_are(self, make_model, mdata, train):
         model = train(make_model(mdata), 1)
@@ -315,7 +315,7 @@ class TestDataThatChange:
 class TestLoader:
     def test_cells_come_in_the_order_asked_for(self, make_mosaic):
         manager = setup(make_mosaic())
-        mosaic = read(manager)
+        mosaic = read_mosaic(manager)
         cells = np.array([17, 3, 3, 60])
         (batch,) = MosaicLoader(manager, cells)
         assert batch["batch"].tolist() == mosaic.batch[cells].tolist()

@@ -46,6 +46,7 @@ def test_two_processes_do_as_one(together, make_mosaic, tmp_path):
     assert len(first["train_loss"]) == len(alone["train_loss"])
     assert len(np.unique(alone["rates"])) > 2
     np.testing.assert_allclose(first["rates"], alone["rates"], rtol=1e-4)
+    np.testing.assert_allclose(first["losses"], alone["losses"], rtol=2e-3)
     np.testing.assert_allclose(first["train_loss"], alone["train_loss"], rtol=2e-3)
     np.testing.assert_allclose(first["elbo"], alone["elbo"], rtol=5e-3)
     np.testing.assert_allclose(first["embedding"], alone["embedding"], atol=0.1)
@@ -54,3 +55,13 @@ def test_two_processes_do_as_one(together, make_mosaic, tmp_path):
     assert kept[0]["epoch"] == kept[1]["epoch"]
     assert kept[0]["mmopt"]["best_epoch"] == kept[1]["mmopt"]["best_epoch"]
     assert not list(folder.glob(".mmopt-partial-*"))
+
+
+def test_a_value_that_one_process_finds_wrong_is_the_error_of_all(together):
+    for found in together[0]:
+        assert "the loss of 'prot' became NaN or infinite at step 1" in str(found["error"])
+        assert found["restored"].all()
+
+
+def test_a_process_without_held_out_cells(together):
+    assert np.isfinite(together[0][0]["few"]).all()

@@ -38,6 +38,7 @@ class TestSetup:
         assert found["prot"] == {
             "modality": "prot",
             "layer": None,
+            "source": None,
             "features": list(mdata["prot"].var_names),
             "absent": False,
         }

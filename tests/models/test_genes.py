@@ -34,3 +34,12 @@ def test_extreme_logits_stay_finite(to_csr, lowest):
     value = negative_binomial_of_shares(x, logits, log_theta)
     value.sum().backward()
     assert all(torch.isfinite(t).all() for t in (value, logits.grad, log_theta.grad))
+
+
+def test_half_precision_logits_are_worked_on_in_single(to_csr):
+    """Under autocast the head gives such logits, on a CPU as on a GPU."""
+    x = to_csr(np.arange(12, dtype=np.float32).reshape(3, 4))
+    logits, log_theta = torch.linspace(-2, 2, 12).reshape(3, 4).bfloat16(), torch.zeros(4)
+    found = negative_binomial_of_shares(x, logits, log_theta)
+    assert found.dtype == torch.float32
+    assert found.equal(negative_binomial_of_shares(x, logits.float(), log_theta))

@@ -283,6 +283,9 @@ class TestTampering:
             lambda t: set_(t, "encoders.rna.first.weight", torch.zeros(16, 29)),
             lambda t: set_(t, "encoders.rna.first.weight", torch.zeros(30, 16)),
             lambda t: set_(t, "n_cells", torch.zeros(2)),
+            lambda t: t["encoders.rna.first.weight"].fill_(torch.nan),
+            lambda t: set_(t, "encoders.rna.first.bias", torch.zeros(16, dtype=torch.int64)),
+            lambda t: set_(t, "encoders.rna.first.bias", torch.zeros(16, dtype=torch.complex64)),
             lambda t: t.clear(),
         ],
         ids=[
@@ -292,6 +295,9 @@ class TestTampering:
             "too small",
             "transposed",
             "not a scalar",
+            "not finite",
+            "integers",
+            "complex",
             "empty",
         ],
     )

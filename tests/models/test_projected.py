@@ -8,7 +8,7 @@ import torch
 from mmopt.models import TriVI, module
 from mmopt.models.data import CellBatches, MosaicSplitter
 from mmopt.models.encoders import ProjectedAtacEncoder
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_training_batches_say_which_rows_their_peaks_are(
     assert sorted(torch.cat(seen).tolist()) == list(range(splitter.n_atac)) == list(range(len(whole)))
     other = next(iter(make_model(data)._make_data_loader(adata=data, batch_size=16)))
     assert "atac_at" not in other  # its rows may be those of other data
-    assert read(manager).on_disk == backed
+    assert read_mosaic(manager).on_disk == backed
 
 
 def test_a_mosaic_without_peaks_in_the_second_data_set_is_embedded(make_mosaic, make_model, train):

@@ -38,3 +38,21 @@ def test_only_what_fits_goes_to_the_device(monkeypatch):
     assert resident.fits({"rna": small}, cuda)
     assert not resident.fits({"rna": small, "atac": large}, cuda)
     assert not resident.fits({"rna": small}, torch.device("cpu"))
+
+
+def test_counts_leave_the_device_after_training(make_model, train, monkeypatch):
+    """The trainer, which the model keeps, keeps its loaders, and a second network needs the room."""
+    model, taken = make_model(n_networks=2), []
+    model.trainer = None
+
+    def fits(*_):
+        loader = getattr(model.trainer, "train_dataloader", None)
+        taken.append(0 if loader is None else len(loader.dataset.resident))
+        return True
+
+    monkeypatch.setattr("mmopt.models.data.fits", fits)
+    train(model, 1)
+    assert taken == [0, 0]
+    loaders = model.trainer.train_dataloader, model.trainer.val_dataloaders
+    assert [loader.dataset.resident for loader in loaders] == [{}, {}]
+    assert len(next(iter(loaders[0]))["rna_rows"])

@@ -19,7 +19,7 @@ import torch
 
 from mmopt import optim
 from mmopt.models import TriVI
-from mmopt.models.resuming import resumable
+from mmopt.models.resuming import _name, resumable
 
 EPOCHS = 6
 
@@ -226,6 +226,36 @@ def test_a_run_is_recognised_in_another_process(make_model, train, tmp_path, opt
     assert " at 0x" not in repr(written["mmopt"])
 
 
+RATE = 1e-3
+
+
+def test_functions_are_told_apart_by_what_they_do(monkeypatch):
+    def closing_over(rate):
+        return lambda p: torch.optim.Adam(p, lr=rate)
+
+    def of_default(rate):
+        def make(p, lr=rate):
+            return torch.optim.Adam(p, lr=lr)
+
+        return make
+
+    def of_global(rate):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        return lambda p: torch.optim.Adam(p, lr=RATE)
+
+    for make in (closing_over, of_default, of_global):
+        one, again, other = (_name(make(rate)) for rate in (1e-3, 1e-3, 1e-2))
+        assert one == again != other
+    functions = (
+        lambda p: torch.optim.Adam(p, lr=1e-3),
+        lambda p: torch.optim.Adam(p, lr=1e-2),
+        lambda p: torch.optim.SGD(p, lr=1e-3),
+        lambda p: next(torch.optim.Adam([x], lr=1e-3) for x in p),
+        lambda p: next(torch.optim.Adam([x], lr=1e-2) for x in p),
+    )
+    assert len({str(_name(f)) for f in functions}) == len(functions)
+
+
 class TestAnotherStart:
     """What was trained from other weights must not take the place of what is asked for."""
 
@@ -294,6 +324,9 @@ class TestRefusals:
             ({}, {"random_state": 1}),
             ({}, {"held_out": [1, 2]}),
             ({}, {"max_epochs": 9}),
+            ({}, {"gradient_clip_val": 1.0}),
+            ({}, {"accumulate_grad_batches": 2}),
+            ({}, {"precision": "bf16-mixed"}),
         ],
         ids=str,
     )

@@ -11,7 +11,7 @@ import torch
 
 from mmopt.models import stored
 from mmopt.models.data import CellBatches, MosaicDataset, MosaicLoader
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 
 ROWS = np.array([7, 3, 4, 4, 60, 0])
 
@@ -107,7 +107,7 @@ class TestOrder:
         from mmopt.models import TriVI
 
         TriVI.setup_mudata(on_disk[1], batch_key="donor")
-        mosaic = read(TriVI._setup_adata_manager_store[on_disk[1].uns["_scvi_uuid"]])
+        mosaic = read_mosaic(TriVI._setup_adata_manager_store[on_disk[1].uns["_scvi_uuid"]])
         assert mosaic.on_disk
         reads = []
         subset = type(mosaic).subset
@@ -210,3 +210,58 @@ def test_forked_workers_and_threads_read_the_same(on_disk, make_model, train, wh
         answers = list(pool.map(lambda _: model.get_latent_representation(batch_size=16), range(8)))
     for answer in answers:
         np.testing.assert_allclose(answer, alone, atol=1e-5)
+
+
+class TestWhatIsReadOfAFileThatWasPrepared:
+    @pytest.fixture
+    def registered(self):
+        """Register data as the model does, and read them."""
+        from mmopt.models import TriVI
+
+        def registered(mdata):
+            TriVI.setup_mudata(mdata, batch_key="donor")
+            return read_mosaic(TriVI._setup_adata_manager_store[mdata.uns["_scvi_uuid"]])
+
+        return registered
+
+    def test_counts_stay_on_disk_when_features_are_marked(self, on_disk, registered):
+        import mmopt as mm
+
+        for mdata in on_disk:
+            mm.pp.prepare(mdata, n_top_genes=10, n_top_peaks=10)
+        for m, adata in on_disk[1].mod.items():
+            assert "counts" not in adata.layers
+            assert adata.var["highly_variable"].equals(on_disk[0][m].var["highly_variable"])
+        assert all(isinstance(x, stored.StoredRows) for x in registered(on_disk[1]).counts.values())
+
+    def test_a_layer_that_repeats_x_is_not_read(self, on_disk, registered, tmp_path, caplog):
+        import mmopt as mm
+
+        mm.pp.prepare(on_disk[0])
+        on_disk[0].write_h5mu(tmp_path / "prepared.h5mu")
+        mdata = mudata.read_h5mu(tmp_path / "prepared.h5mu", backed=True)
+        assert all(isinstance(x, stored.StoredRows) for x in registered(mdata).counts.values())
+        assert not caplog.text
+
+    def test_one_that_differs_is_read_and_said_to_be_in_memory(self, on_disk, registered, tmp_path, caplog):
+        mdata = on_disk[0]
+        mdata["rna"].layers["counts"] = mdata["rna"].X.copy()
+        mdata["rna"].X = mdata["rna"].X / 3
+        expected = registered(mdata).counts["rna"]
+        mdata.write_h5mu(tmp_path / "normalised.h5mu")
+        backed = mudata.read_h5mu(tmp_path / "normalised.h5mu", backed=True)
+        found = registered(backed).counts
+        assert (found["rna"] != expected).nnz == 0
+        assert isinstance(found["atac"], stored.StoredRows)
+        assert caplog.text.count("modality 'rna': X on disk differs from layers[\"counts\"]") == 1
+
+
+def test_a_model_answers_after_its_file_was_written(on_disk, make_model, train):
+    """Which opens the file anew; the handles of before are closed."""
+    mdata = on_disk[1]
+    model = train(make_model(mdata), 1)
+    before = model.get_latent_representation()
+    mdata.obsm["X_mmopt"] = before
+    mdata.write()
+    np.testing.assert_array_equal(model.get_latent_representation(), before)
+    train(model, 1)

@@ -1,5 +1,6 @@
 """Training: what is recorded, when it stops and what it ends with."""
 
+import json
 import math
 
 import lightning.pytorch as lightning
@@ -133,6 +134,25 @@ class TestSchedule:
         for n in (1, 1000, 50_000, 10**6):
             assert default_epochs(n, 128) * math.ceil(n / 128) >= 600
 
+    def test_processes_together_take_fewer_steps_an_epoch(self, make_model, train, monkeypatch, tmp_path):
+        def planned(world, batch_size):
+            def stop(trainer, plan):
+                found.append((trainer.max_epochs, plan.half, plan.patience))
+                found.append(json.loads(plan.description)["trainer"]["world_size"])
+                raise RuntimeError("seen")
+
+            found = []
+            monkeypatch.setattr(lightning.Trainer, "world_size", world)
+            options = {"batch_size": batch_size, "checkpoint": tmp_path / "run.ckpt"}
+            with pytest.raises(RuntimeError, match="seen"):
+                train(make_model(), None, callbacks=[Spy(on_fit_start=stop)], **options)
+            return found
+
+        (alone, one), (together, two) = planned(1, 4), planned(2, 2)
+        assert together == alone
+        assert alone[2] == 12
+        assert (one, two) == (1, 2)
+
 
 class TestEnd:
     @pytest.mark.parametrize("optimizer", ["adam", "asgdadam"])
@@ -226,11 +246,11 @@ class TestEnd:
             mdata = make_mosaic()
             model = make_model(mdata)
             if change:
-                from mmopt.models.mosaic import read
+                from mmopt.models.mosaic import read_mosaic
 
-                mosaic = read(model.adata_manager)
-                for m, rows in mosaic.rows.items():
-                    held_out = rows[cells]
+                mosaic = read_mosaic(model.adata_manager)
+                for m, place in mosaic.place.items():
+                    held_out = place[cells]
                     mosaic.counts[m][held_out[held_out >= 0]] *= 3
             return train(model, 2, held_out=cells, early_stopping=False)
 

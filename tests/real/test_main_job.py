@@ -8,7 +8,7 @@ import mmopt as mm
 from mmopt._checks import obs_column
 from mmopt._compat import override_pull_on_update
 from mmopt.metrics import knn_accuracy, pca_embedding
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 
 
 def load(folder, name):
@@ -19,8 +19,8 @@ def load(folder, name):
 def test_mosaic_embedding_knows_the_cell_types(real_data):
     mdata = load(real_data, "trimodal_mosaic_tea_bmmc.h5mu")
     model = mm.tl.integrate(mdata, batch_key="batch", accelerator="cpu", progress_bar=False)
-    mosaic = read(model.adata_manager)
-    rna_alone = pca_embedding({"rna": mosaic.counts["rna"]}, {"rna": mosaic.rows["rna"]}, n_components=30)
+    mosaic = read_mosaic(model.adata_manager)
+    rna_alone = pca_embedding({"rna": mosaic.counts["rna"]}, {"rna": mosaic.place["rna"]}, n_components=30)
     broad, fine = (obs_column(mdata, key).astype(str).to_numpy() for key in ("l1_cell_type", "cell_type"))
     assert knn_accuracy(mdata.obsm["X_mmopt"], broad) >= 0.88
     assert knn_accuracy(mdata.obsm["X_mmopt"], broad) >= knn_accuracy(rna_alone, broad)

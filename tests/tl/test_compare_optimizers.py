@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
 from mmopt.models import TriVI
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 from mmopt.optim import available_rivals
 from mmopt.tl._compare_optimizers import summarise, with_target
 from mmopt.tl._held_out import baseline_scores, held_out_scores
@@ -379,7 +379,7 @@ def test_proteins_outside_a_panel_are_not_scored(toy_source):
     TriVI.setup_mudata(mdata, batch_key="donor")
     model = TriVI(mdata)
     model.train(2, accelerator="cpu", progress_bar=False)
-    mosaic = read(model.adata_manager)
+    mosaic = read_mosaic(model.adata_manager)
     held_out = np.arange(0, 300, 5)
     scored = baseline_scores(model, mosaic, held_out, None, 0), held_out_scores(model, mosaic, held_out, None)
     assert not model.module.measured_prot.all()

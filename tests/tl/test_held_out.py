@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from mmopt.models import TriVI
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 from mmopt.tl._held_out import _label_scores, baseline_scores
 
 
@@ -22,7 +22,7 @@ def test_baselines_without_components_are_left_out(toy_source):
     mdata.update()
     TriVI.setup_mudata(mdata)
     model = TriVI(mdata)
-    mosaic = read(model.adata_manager)
+    mosaic = read_mosaic(model.adata_manager)
     held_out = np.arange(0, 150, 5)
     labels = mdata.obs["cell_type"]
     with_rna = baseline_scores(model, mosaic, held_out, labels, 0)
@@ -30,5 +30,5 @@ def test_baselines_without_components_are_left_out(toy_source):
     assert np.isfinite(with_rna["baseline_mse_prot"])
     alone = mosaic.subset(np.arange(150))
     for modality in ("rna", "atac"):
-        del alone.counts[modality], alone.rows[modality]
+        del alone.counts[modality], alone.place[modality]
     assert np.isnan(baseline_scores(model, alone, held_out, labels, 0)["baseline_accuracy"])

@@ -11,7 +11,7 @@ from mmopt._random import derived
 from mmopt.models.data import MosaicLoader
 from mmopt.models.depth import MIN_CELLS
 from mmopt.models.module import TriModule, is_frozen
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 from mmopt.models.readout import batch_shares, log_sizes
 from mmopt.models.sparse import Csr
 
@@ -40,9 +40,9 @@ def calibrate(
     train, held_out
         Positions of the cells.
     """
-    mosaic, frozen = read(manager), is_frozen(module)
+    mosaic, frozen = read_mosaic(manager), is_frozen(module)
     for m, depth in module.depths.items():
-        rows = mosaic.rows[m][train]
+        rows = mosaic.place[m][train]
         if not (rows >= 0).any():
             continue
         if not frozen:
@@ -53,7 +53,7 @@ def calibrate(
         fitted: list[tuple[str, ...]] = []
         for given in (g for k in range(1, len(others) + 1) for g in combinations(others, k)):
             code = _code(module.modalities, given)
-            has = np.all([mosaic.rows[o] >= 0 for o in [m, *given]], axis=0)
+            has = np.all([mosaic.place[o] >= 0 for o in [m, *given]], axis=0)
             cells = _some(train[has[train]], FIT_CELLS, seed)
             if frozen:
                 _adjust(module, m, given, code, cells, manager)
@@ -87,7 +87,7 @@ def _adjust(
 ) -> None:
     """Let each added batch have its own mean depth, drawn towards the prediction as if ten cells had confirmed it."""
     depth, first = module.depths[modality], module.n_batch - module.n_added_batches
-    cells = cells[read(manager).batch[cells] >= first]
+    cells = cells[read_mosaic(manager).batch[cells] >= first]
     if not len(cells):
         return
     x, totals = _design(module, modality, given, MosaicLoader(manager, cells, 512))

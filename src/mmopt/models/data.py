@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmopt._random import derived
-from mmopt.models.mosaic import Mosaic, read
+from mmopt.models.mosaic import Mosaic, read_mosaic
 from mmopt.models.resident import ResidentRows, fits
 from mmopt.models.sparse import Csr
 
@@ -42,13 +42,13 @@ class MosaicDataset(Dataset):
                 self.held, self.held_cells = mosaic.subset(held_cells), held_cells
             mosaic = self.held
         out = {"batch": torch.from_numpy(mosaic.batch[cells])}
-        for m, rows in mosaic.rows.items():
-            place = np.flatnonzero(rows[cells] >= 0)
-            out[f"{m}_rows"] = torch.from_numpy(place)
-            wanted = rows[cells[place]]
+        for m, place in mosaic.place.items():
+            having = np.flatnonzero(place[cells] >= 0)
+            out[f"{m}_rows"] = torch.from_numpy(having)
+            wanted = place[cells[having]]
             out[m] = self.resident[m][wanted] if self.resident else Csr.of(mosaic.counts[m][wanted])
             if self.numbered and m == "atac":
-                out["atac_at"] = torch.from_numpy(self.mosaic.rows[m][of_data[place]])
+                out["atac_at"] = torch.from_numpy(self.mosaic.place[m][of_data[having]])
         return out
 
 
@@ -143,7 +143,7 @@ class MosaicLoader(DataLoader):
         shared: bool = False,
         **kwargs,
     ):
-        dataset = MosaicDataset(read(adata_manager))
+        dataset = MosaicDataset(read_mosaic(adata_manager))
         self.indices = (
             np.arange(len(dataset)) if indices is None else cell_positions(indices, len(dataset), "indices")
         )
@@ -178,16 +178,10 @@ class MosaicSplitter(lightning.LightningDataModule):
         held_out: Sequence[int] | None = None,
         batch_size: int = 128,
         seed: int = 0,
-        **loader_kwargs,
     ):
         super().__init__()
-        self.manager, self.batch_size, self.seed, self.loader_kwargs = (
-            adata_manager,
-            batch_size,
-            seed,
-            loader_kwargs,
-        )
-        mosaic = read(adata_manager)
+        self.manager, self.batch_size, self.seed = adata_manager, batch_size, seed
+        mosaic = read_mosaic(adata_manager)
         n_cells = len(mosaic.batch)
         if held_out is not None:
             held_out = cell_positions(held_out, n_cells, "held_out")
@@ -204,15 +198,18 @@ class MosaicSplitter(lightning.LightningDataModule):
     @property
     def n_atac(self) -> int:
         """Rows of peaks in the data."""
-        counts = read(self.manager).counts
+        counts = read_mosaic(self.manager).counts
         return counts["atac"].shape[0] if "atac" in counts else 0
 
     def reside(self, device: torch.device) -> None:
-        """Bring the counts to a device that has room for them, once for all minibatches."""
-        counts = read(self.manager).counts
-        self._resident = (
-            {m: ResidentRows(x, device) for m, x in counts.items()} if fits(counts, device) else {}
-        )
+        """Bring the counts to a device that has room for them, once for all minibatches; see :meth:`leave`."""
+        counts = read_mosaic(self.manager).counts
+        if fits(counts, device):
+            self._resident.update((m, ResidentRows(x, device)) for m, x in counts.items())
+
+    def leave(self) -> None:
+        """Free the device of the counts, also in loaders that are kept; these read on from the host."""
+        self._resident.clear()
 
     def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
         """Leave it where it is on a CPU, instead of asking every array of it to move there."""
@@ -221,14 +218,14 @@ class MosaicSplitter(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> MosaicLoader:
-        return self._loader(self.train_idx, self.batch_size, True, self.seed, **self.loader_kwargs)
+        return self._loader(self.train_idx, self.batch_size, True, self.seed)
 
     def val_dataloader(self) -> MosaicLoader | list:
         # twice the batch: no gradients are kept
         return self._loader(self.val_idx, 2 * self.batch_size) if self.n_val else []
 
-    def _loader(self, *args, **kwargs) -> MosaicLoader:
-        loader = MosaicLoader(self.manager, *args, shared=True, **kwargs)
+    def _loader(self, *args) -> MosaicLoader:
+        loader = MosaicLoader(self.manager, *args, shared=True)
         loader.dataset.resident, loader.dataset.numbered = self._resident, True
         return loader
 

@@ -42,9 +42,8 @@ def _body(n_latent: int, n_batch: int, n_hidden: int, dropout_rate: float, n_add
 
 def _head(n_hidden: int, n_out: int) -> nn.Linear:
     head = nn.Linear(n_hidden, n_out)
-    with (
-        torch.no_grad()
-    ):  # small weights: decoding starts at the data's average profile, which the bias holds
+    # small weights: decoding starts at the data's average profile, which the bias holds
+    with torch.no_grad():
         head.weight.mul_(0.3)
         head.bias.zero_()
     return head

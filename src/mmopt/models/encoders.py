@@ -42,7 +42,10 @@ class RnaEncoder(nn.Module):
         self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
 
     def standardised(self, counts: Csr, measured: Tensor | None = None) -> Tensor:
-        """Return the dense input; most of it are zero counts, which differ only from gene to gene."""
+        """Return the dense input; most of it are zero counts, which differ only from gene to gene.
+
+        ``measured`` is for proteins: of genes all are.
+        """
         size = (1e4 / counts.totals().clamp_min(1)).index_select(0, counts.rows)
         mean, scale = (t.index_select(0, counts.indices) for t in (self.mean, self.scale))
         x = (-self.mean / self.scale).clamp(-CLIP, CLIP).repeat(len(counts.lengths), 1)
@@ -99,9 +102,8 @@ class AtacEncoder(TfIdf):
     def __init__(self, n_features: int, n_hidden: int, n_latent: int, dropout_rate: float):
         super().__init__(n_features)
         self.dropout_rate = dropout_rate
-        self.weight = nn.Parameter(
-            torch.empty(n_features, n_hidden).uniform_(-1, 1) / n_features**0.5
-        )  # as nn.Linear
+        # as nn.Linear
+        self.weight = nn.Parameter(torch.empty(n_features, n_hidden).uniform_(-1, 1) / n_features**0.5)
         self.bias = nn.Parameter(torch.zeros(n_hidden))
         self.trunk = Trunk(n_hidden, n_latent, dropout_rate)
 

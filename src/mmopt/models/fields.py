@@ -17,7 +17,7 @@ class CountsField(BaseAnnDataField):
     """Raw counts of one modality, whose cells may be a part of the MuData's.
 
     The registry keeps the names of the features; data registered later need the same names, in any order. A modality
-    that later data lack altogether is marked absent.
+    that later data lack altogether is marked absent. ``layer`` is what was asked for, ``source`` what is read of the data.
     """
 
     def __init__(self, role: str, modality: str, layer: str | None, use_highly_variable: bool | None):
@@ -39,8 +39,8 @@ class CountsField(BaseAnnDataField):
         stored.check(mdata.mod[self.modality], self.modality, self.layer)
 
     def register_field(self, mdata: MuData) -> dict:
-        super().register_field(mdata)
         adata = mdata.mod[self.modality]
+        source = stored.check(adata, self.modality, self.layer)
         selected = adata.var_names
         if self.use_highly_variable is not False and HIGHLY_VARIABLE in adata.var:
             selected = adata.var_names[_checks.marks(adata.var, HIGHLY_VARIABLE, self.modality)]
@@ -57,16 +57,15 @@ class CountsField(BaseAnnDataField):
         return {
             "modality": self.modality,
             "layer": self.layer,
+            "source": source,
             "features": [str(v) for v in selected],
             "absent": False,
         }
 
     def transfer_field(self, state_registry: dict, mdata: MuData, **_) -> dict:
-        state = dict(state_registry)
-        state["absent"] = self.modality not in mdata.mod
+        state = state_registry | {"absent": self.modality not in mdata.mod, "source": self.layer}
         if state["absent"]:
             return state
-        super().transfer_field(state_registry, mdata)
         missing = set(state["features"]) - set(mdata.mod[self.modality].var_names)
         if missing:
             raise ValueError(
@@ -74,7 +73,7 @@ class CountsField(BaseAnnDataField):
                 f"({_checks.listed(sorted(missing))}); give the model data with the features it was trained on. If only "
                 "a few are missing, `TriVI.prepare_query_mudata(mdata, model)` fills them in"
             )
-        self.validate_field(mdata)
+        state["source"] = stored.check(mdata.mod[self.modality], self.modality, self.layer)
         return state
 
     def get_summary_stats(self, state_registry: dict) -> dict:

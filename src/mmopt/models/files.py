@@ -73,7 +73,7 @@ class Files:
         tensors, header = persistence.read(path)
         try:
             model = cls(registry=_registry(header["registry"]), **header["arguments"])
-            _check_shapes(tensors, model.module.state_dict())
+            _check_arrays(tensors, model.module.state_dict())
             model.module.load_state_dict(tensors)
             model._restore(header)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
@@ -122,8 +122,14 @@ def _counted(columns: dict[str, list], name: str) -> pd.DataFrame:
     return table.rename_axis(name)
 
 
-def _check_shapes(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    for name in found.keys() & expected.keys():  # torch takes the first of a vector for a scalar
+def _check_arrays(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuse what torch would take: the first of a vector for a scalar, integers for weights, NaN."""
+    for name in found.keys() & expected.keys():
+        real = found[name].is_floating_point()
+        if real != expected[name].is_floating_point() or found[name].is_complex():
+            raise ValueError(f"{name} holds {found[name].dtype}")
+        if real and not found[name].isfinite().all():
+            raise ValueError(f"{name} has values that are NaN or infinite")
         if found[name].shape != expected[name].shape:
             raise ValueError(
                 f"{name} has shape {(*found[name].shape,)} instead of {(*expected[name].shape,)}"

@@ -15,17 +15,29 @@ from mmopt import optim
 from mmopt._random import derived, isolated
 from mmopt._threads import sensible_threads
 from mmopt.models.calibration import calibrate
-from mmopt.models.mosaic import read
+from mmopt.models.data import MosaicSplitter
+from mmopt.models.module import TriModule
+from mmopt.models.mosaic import read_mosaic
 from mmopt.models.quiet import quiet_lightning
 from mmopt.models.resuming import describe, remember, resumable, start_of
-from mmopt.models.training import trainer_options
+from mmopt.models.training import Creator, TriTrainingPlan, trainer_options
 
 MIN_STEPS, MAX_STEPS, EPOCHS = 600, 20_000, 30
+# what of a trainer decides where training ends
+DECISIVE = (
+    "precision",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "accumulate_grad_batches",
+    "limit_train_batches",
+    "limit_val_batches",
+    "world_size",
+)
 
 
-def default_epochs(n_cells: int, batch_size: int) -> int:
+def default_epochs(n_cells: int, per_step: int) -> int:
     """Thirty epochs, but at least 600 steps (small data) and not many more than 20,000 (large data)."""
-    per_epoch = math.ceil(n_cells / batch_size)
+    per_epoch = math.ceil(n_cells / per_step)
     return max(math.ceil(MIN_STEPS / per_epoch), min(EPOCHS, math.ceil(MAX_STEPS / per_epoch)))
 
 
@@ -59,7 +71,8 @@ class Fitting:
         Parameters
         ----------
         max_epochs
-            Epochs of a full run. If not given: 30, but at least 600 steps and not many more than 20,000.
+            Epochs of a full run. If not given: 30, but at least 600 steps and not many more than 20,000 (steps that
+            several processes take together count once).
         optimizer
             A name known to :func:`mmopt.optim.available`, or a function from parameters to an optimizer.
         lr, optimizer_kwargs
@@ -76,7 +89,8 @@ class Fitting:
             two processes share every step.
         checkpoint
             A file in which the state is kept after each epoch. If it exists, training goes on from there and ends as
-            it would have without the interruption. Of several networks each has a file, the first this one.
+            it would have without the interruption. Of several networks each has a file, the first this one. The file of
+            a run with other data, settings or number of processes is refused.
         random_state
             Seed of the split, of the order of cells and of all noise. Global random states are left as they were.
         progress_bar
@@ -122,7 +136,7 @@ class Fitting:
         if isinstance(optimizer, str):
             create = optim.creator(optimizer, lr=lr, **(optimizer_kwargs or {}))
         checkpoint = None if checkpoint is None else Path(checkpoint)
-        fitted_before, histories, steps = self.is_trained_, [], []
+        fitted_before, plans = self.is_trained_, []
         for i, network in enumerate(self.networks):  # the same cells are held out of all
             seed = derived(random_state, 3, i) if i else random_state
             splitter = self._data_splitter_cls(
@@ -132,73 +146,91 @@ class Fitting:
                 batch_size=batch_size,
                 seed=seed,
             )
-            max_epochs = max_epochs or default_epochs(splitter.n_train, batch_size)
-            per_epoch = math.ceil(splitter.n_train / batch_size)
-            patience = None
-            if early_stopping and splitter.n_val:
-                patience = early_stopping_patience or max(10, math.ceil(200 / per_epoch))
-            file = (
-                checkpoint if checkpoint is None or not i else checkpoint.with_name(f"{checkpoint.name}.{i}")
-            )
-            plan = self._training_plan_cls(
-                network,
-                create,
-                n_steps=max_epochs * per_epoch,
-                patience=patience,
-                half=max_epochs // 2,
-                checkpoint=file,
-                seed=seed,
-                **(plan_kwargs or {}),
-            )
-            if file is not None:
-                start = start_of(network, file)
-                plan.description = describe(
-                    read(self.adata_manager),
-                    splitter.val_idx,
-                    start=start,
-                    arguments=self.arguments_,
+            self.is_trained_ = fitted_before
+            try:
+                plan = self._fit_network(
+                    network,
+                    splitter,
+                    create,
+                    checkpoint.with_name(f"{checkpoint.name}.{i}") if checkpoint and i else checkpoint,
+                    max_epochs,
+                    (early_stopping_patience or 0) if early_stopping and splitter.n_val else None,
+                    plan_kwargs or {},
+                    {"accelerator": accelerator, "devices": devices}
+                    | trainer_options(progress_bar, trainer_kwargs),
                     optimizer=optimizer,
                     optimizer_kwargs=optimizer_kwargs,
                     lr=lr,
+                )
+            finally:
+                if network is not self.networks[-1]:  # no model before all of them are fitted
+                    self.is_trained_ = fitted_before
+            plans.append(plan)
+        self.optimizer_settings_ = dict(optimizer_kwargs or {}) | _bounds(plan.trainer.optimizers[0])
+        table = _one_below_the_other([pd.DataFrame(p.epochs).rename_axis("epoch") for p in plans])
+        self.steps_ = _one_below_the_other([p.steps() for p in plans])
+        self.history_ = {column: table[[column]] for column in table}
+
+    def _fit_network(
+        self,
+        network: TriModule,
+        splitter: MosaicSplitter,
+        create: Creator,
+        checkpoint: Path | None,
+        max_epochs: int | None,
+        patience: int | None,
+        plan_kwargs: dict[str, Any],
+        trainer_kwargs: dict[str, Any],
+        **described: Any,
+    ) -> TriTrainingPlan:
+        """Fit one network.
+
+        ``max_epochs`` and ``patience`` are found where they are not given (``None`` and 0; ``patience=None`` is no early
+        stopping), and what is ``described`` beside them tells the checkpoint from that of another run.
+        """
+        seed, batch_size = splitter.seed, splitter.batch_size
+        with isolated(seed), quiet_lightning(), sensible_threads(batch_size * self._n_values):
+            runner = self._train_runner_cls(self, None, splitter, max_epochs or 1, **trainer_kwargs)
+            trainer = runner.trainer
+            together = batch_size * trainer.world_size  # cells of a step of all processes
+            max_epochs = max_epochs or default_epochs(splitter.n_train, together)
+            trainer.fit_loop.max_epochs = max_epochs
+            if patience == 0:
+                patience = max(10, math.ceil(200 / math.ceil(splitter.n_train / together)))
+            plan = runner.training_plan = self._training_plan_cls(
+                network,
+                create,
+                n_steps=max_epochs * math.ceil(splitter.n_train / batch_size),
+                patience=patience,
+                half=max_epochs // 2,
+                checkpoint=checkpoint,
+                seed=seed,
+                **plan_kwargs,
+            )
+            if checkpoint is not None:
+                start = start_of(network, checkpoint)
+                plan.description = describe(
+                    read_mosaic(self.adata_manager),
+                    splitter.val_idx,
+                    start=start,
+                    arguments=self.arguments_,
                     batch_size=batch_size,
                     max_epochs=max_epochs,
                     patience=patience,
                     random_state=seed,
                     plan_kwargs=plan_kwargs,
+                    trainer={name: getattr(trainer, name) for name in DECISIVE},
+                    **described,
                 )
-            go_on = resumable(file, plan.description)
-            self.is_trained_ = fitted_before
+                runner.ckpt_path = resumable(checkpoint, plan.description)
             try:
-                with isolated(seed), quiet_lightning(), sensible_threads(batch_size * self._n_values):
-                    network.train()
-                    self._train_runner_cls(
-                        self,
-                        training_plan=plan,
-                        data_splitter=splitter,
-                        max_epochs=max_epochs,
-                        accelerator=accelerator,
-                        devices=devices,
-                        ckpt_path=go_on,
-                        **trainer_options(progress_bar, trainer_kwargs),
-                    )()
-                    calibrate(network, self.adata_manager, splitter.train_idx, splitter.val_idx, seed)
+                network.train()
+                runner()
+                calibrate(network, self.adata_manager, splitter.train_idx, splitter.val_idx, seed)
             finally:
-                if file is not None:
-                    remember(network, file, start)
-                if network is not self.networks[-1]:  # no model before all of them are fitted
-                    self.is_trained_ = fitted_before
-            histories.append(pd.DataFrame(plan.epochs).rename_axis("epoch"))
-            steps.append(
-                pd.DataFrame(
-                    {
-                        "loss": torch.stack(plan.losses).cpu().numpy(),
-                        "rate": torch.stack(plan.rates).cpu().numpy(),
-                    }
-                ).rename_axis("step")
-            )
-        self.optimizer_settings_ = dict(optimizer_kwargs or {}) | _bounds(plan.trainer.optimizers[0])
-        table, self.steps_ = _one_below_the_other(histories), _one_below_the_other(steps)
-        self.history_ = {column: table[[column]] for column in table}
+                if checkpoint is not None:
+                    remember(network, checkpoint, start)
+        return plan
 
 
 def _one_below_the_other(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -30,7 +30,8 @@ def negative_binomial_of_shares(x: Csr, logits: Tensor, log_theta: Tensor) -> Te
         Logarithm of the dispersion of each gene.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        return _Kernel.apply(x, logits.float() if logits.is_cuda else logits, log_theta)
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        return _Kernel.apply(x, logits, log_theta)
 
 
 def _rising(x: Csr, theta: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,8 @@ class NonFiniteLossError(ValueError):
 class FiniteGuard:
     """Keep a copy of the last finite parameters, and the order in which loss terms stopped being finite.
 
-    On a CPU every step is looked at. An accelerator would have to wait for each step to be looked at, so there the
-    terms are collected and looked at once an epoch.
+    On a CPU every step is looked at. An accelerator would have to wait for each step to be looked at, and processes that
+    train together for each other, so there the terms are collected and looked at once an epoch.
     """
 
     def __init__(self, module: nn.Module):
@@ -38,19 +38,26 @@ class FiniteGuard:
             self.saved = {k: v.clone() for k, v in state.items()}
 
     @torch.no_grad()
-    def watch(self, terms: dict[str, Tensor], step: int) -> None:
-        """Note the step at which a term was first non-finite; if ``"total"`` is finite, so are its parts."""
-        on_cpu = next(iter(terms.values())).device.type == "cpu"
-        if on_cpu and "total" in terms and math.isfinite(terms["total"].item()):
+    def watch(self, terms: dict[str, Tensor], step: int, together: bool = False) -> None:
+        """Note the step at which a term was first non-finite; if ``"total"`` is finite, so are its parts.
+
+        ``together``: other processes train too.
+        """
+        at_once = next(iter(terms.values())).device.type == "cpu" and not together
+        if at_once and "total" in terms and math.isfinite(terms["total"].item()):
             return
         for name, value in terms.items():
             now = torch.where(torch.isfinite(value).all(), torch.inf, float(step))
             self.first_bad[name] = torch.minimum(self.first_bad[name], now) if name in self.first_bad else now
-        if on_cpu:
+        if at_once:
             self.check()
 
-    def check(self) -> None:
-        """Restore and raise if any term was non-finite so far."""
+    def check(self, together: bool = False) -> None:
+        """Restore and raise if any term was non-finite so far, ``together`` in all processes and with the same error."""
+        if together:
+            first = torch.stack(list(self.first_bad.values()))
+            torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
+            self.first_bad = dict(zip(self.first_bad, first, strict=True))
         steps = {name: float(v) for name, v in self.first_bad.items()}
         if not steps or min(steps.values()) == float("inf"):
             return

@@ -170,9 +170,8 @@ class TriModule(BaseModuleClass):
             present[i] = present[i].index_fill(0, rows, True)
         heard = fusion.drop_modalities(present, self.modality_dropout) if self.training else present
         mean, variance = fusion.product_of_experts(means, log_variances, heard)
-        qz = Normal(
-            mean, variance.sqrt(), validate_args=False
-        )  # the guard names the modality that went wrong
+        # not validated: the guard names the modality that went wrong
+        qz = Normal(mean, variance.sqrt(), validate_args=False)
         if noise is None:
             noise = torch.randn_like(mean)
         return {
@@ -194,9 +193,8 @@ class TriModule(BaseModuleClass):
         if modality != "prot":
             return ()
         panel = self.measured_prot[tensors["batch"][tensors["prot_rows"]]]
-        return (
-            panel | ~panel.any(1, keepdim=True),
-        )  # where a batch had none, what comes later is all measured
+        # where a batch had none, what comes later is all measured
+        return (panel | ~panel.any(1, keepdim=True),)
 
     def _decode(
         self, modality: str, z: Tensor, batch: Tensor, lean: bool = False
@@ -205,16 +203,13 @@ class TriModule(BaseModuleClass):
         batch = one_hot(batch, self.n_batch).to(z.dtype)
         return decoder.lean(z, batch) if lean else decoder(z, batch)
 
-    def generative(
-        self, z: Tensor, tensors: dict[str, Tensor], lean: bool | None = None
-    ) -> dict[str, Tensor | dict[str, Tensor]]:
+    def generative(self, z: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor | dict[str, Tensor]]:
         """Parameters of every modality's likelihood for the rows in which it was measured.
 
         In training also where there are none: processes that train together must all touch every parameter.
         """
-        lean = self._lean if lean is None else lean
         return {
-            m: self._decode(m, z[rows], tensors["batch"][rows], lean)
+            m: self._decode(m, z[rows], tensors["batch"][rows], self._lean)
             for m in self.modalities
             if len(rows := tensors[f"{m}_rows"]) or self.training
         }

@@ -22,7 +22,7 @@ class Mosaic:
     """Counts of the measured rows, their place in the modality (-1: absent) and the batch of every cell."""
 
     counts: dict[str, Counts]
-    rows: dict[str, np.ndarray]
+    place: dict[str, np.ndarray]
     batch: np.ndarray
 
     @property
@@ -31,43 +31,50 @@ class Mosaic:
         return any(isinstance(x, StoredRows) for x in self.counts.values())
 
     @property
+    def is_open(self) -> bool:
+        """Whether all counts can be read."""
+        return all(x.is_open for x in self.counts.values() if isinstance(x, StoredRows))
+
+    @property
     def present(self) -> np.ndarray:
         """Cells × modalities."""
-        return np.column_stack([rows >= 0 for rows in self.rows.values()])
+        return np.column_stack([place >= 0 for place in self.place.values()])
 
     def seen(self, n_batch: int) -> dict[str, np.ndarray]:
         """Return, per modality, which batches have it."""
-        return {m: np.bincount(self.batch[rows >= 0], minlength=n_batch) > 0 for m, rows in self.rows.items()}
+        return {m: np.bincount(self.batch[at >= 0], minlength=n_batch) > 0 for m, at in self.place.items()}
 
     def subset(self, cells: np.ndarray) -> "Mosaic":
         """Read some cells into memory."""
-        counts, rows = {}, {}
-        for m, place in self.rows.items():
-            there = place[cells] >= 0
-            counts[m] = self.counts[m][place[cells[there]]]
-            rows[m] = np.where(there, there.cumsum() - 1, -1)
-        return Mosaic(counts, rows, self.batch[cells])
+        counts, place = {}, {}
+        for m, at in self.place.items():
+            there = at[cells] >= 0
+            counts[m] = self.counts[m][at[cells[there]]]
+            place[m] = np.where(there, there.cumsum() - 1, -1)
+        return Mosaic(counts, place, self.batch[cells])
 
 
 _READ: WeakKeyDictionary[AnnDataManager, tuple[list, Mosaic, list[float]]] = WeakKeyDictionary()
 LOOKED_AT = 10_000  # values of a matrix by which a change in place is noticed
 
 
-def read(manager: AnnDataManager) -> Mosaic:
+def read_mosaic(manager: AnnDataManager) -> Mosaic:
     """Return the registered data as arrays; they are read once, and again when they changed.
 
-    That is when cells, features, batches or the matrix are others, or many of its values (``sc.pp.log1p``). Single values
-    that were changed in place are not noticed, nor are those on disk: that would take a pass over all of them. Where the matrix holds
-    no counts any more, as after ``sc.pp.normalize_total``, all that were read are kept if they are still intact.
+    That is when cells, features, batches or the matrix are others, or many of its values (``sc.pp.log1p``), and after
+    ``mdata.write()``, which opens the file of data on disk anew. Single values that were changed in place are not
+    noticed, nor are those on disk: that would take a pass over all of them. Where the matrix holds no counts any more, as
+    after ``sc.pp.normalize_total``, all that were read are kept if they are still intact.
     """
     known, signs = _READ.get(manager), _signs(manager)
-    if known is not None and _alike(known[0], signs):
+    if known is not None and known[1].is_open and _alike(known[0], signs):
         return known[1]
     if known is not None:
         try:
             _register_again(manager)
         except ValueError as error:
-            if not (_alike(known[0], signs, matrices=False) and _sums(known[1]) == known[2]):
+            intact = known[1].is_open and _sums(known[1]) == known[2]
+            if not (intact and _alike(known[0], signs, matrices=False)):
                 raise ValueError(f"the data have changed since the model read them: {error}") from error
             logger.warning(
                 "the model goes on with the counts that it has read; the data have changed: %s", error
@@ -113,9 +120,9 @@ def _signs(manager: AnnDataManager) -> list:
             signs.append(None)
             continue
         adata = mdata.mod[state["modality"]]
-        matrix, _ = _checks.located(adata, state["modality"], state["layer"])
+        matrix, _ = _checks.located(adata, state["modality"], state["source"])
         signs += [adata.obs_names, adata.var_names]
-        if sp.issparse(matrix) or isinstance(matrix, np.ndarray):
+        if _checks.in_memory(matrix):
             values = matrix.data if sp.issparse(matrix) else matrix.ravel(order="K")
             signs += [weakref.ref(matrix), len(values), _sum(values)]
     return signs
@@ -138,7 +145,7 @@ def forget(manager: AnnDataManager) -> None:
 
 def _read(manager: AnnDataManager) -> Mosaic:
     mdata = manager.adata
-    counts, rows, there = {}, {}, {}
+    counts, place, there = {}, {}, {}
     empty: list[str] = []  # batches that have zeros in place of protein
     for m in MODALITIES:
         if m not in manager.registry["field_registries"]:
@@ -146,13 +153,13 @@ def _read(manager: AnnDataManager) -> Mosaic:
         state = manager.get_state_registry(m)
         if state["absent"]:
             counts[m] = sp.csr_matrix((0, len(state["features"])), dtype=np.float32)
-            rows[m] = np.full(mdata.n_obs, -1)
+            place[m] = np.full(mdata.n_obs, -1)
             continue
         there[m] = state["modality"]
         adata = mdata.mod[there[m]]
         columns = adata.var_names.get_indexer(state["features"])
-        counts[m] = stored.counts(adata, there[m], state["layer"], columns)
-        rows[m] = _checks.positions(mdata, there[m])
+        counts[m] = stored.counts(adata, there[m], state["source"], columns)
+        place[m] = _checks.positions(mdata, there[m])
         empty = list(state.get("empty_batches", [])) if m == "prot" else empty
     batch = manager.get_state_registry("batch")
     codes, found = batch_codes(mdata, batch["original_key"], there)
@@ -160,6 +167,6 @@ def _read(manager: AnnDataManager) -> Mosaic:
     of_cell = np.array([known[c] for c in found])[codes]
     if empty:  # absent, not zero
         nothing = np.concatenate([np.asarray(x.sum(1)).ravel() == 0 for x in stored.blocks(counts["prot"])])
-        absent = np.isin(of_cell, [known[b] for b in empty]) & nothing[rows["prot"]]
-        rows["prot"] = np.where(absent, -1, rows["prot"])
-    return Mosaic(counts, rows, of_cell)
+        absent = np.isin(of_cell, [known[b] for b in empty]) & nothing[place["prot"]]
+        place["prot"] = np.where(absent, -1, place["prot"])
+    return Mosaic(counts, place, of_cell)

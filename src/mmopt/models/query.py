@@ -17,7 +17,7 @@ from mmopt._compat import override_pull_on_update
 from mmopt._logging import logger
 from mmopt.models import starting, statistics
 from mmopt.models.module import TriModule, freeze
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 from mmopt.models.stored import blocks
 
 # what belongs to added batches: the parameter it continues, and along which axis
@@ -124,8 +124,7 @@ class Queries:
         """
         reference = cls._reference(reference_model)
         fields = reference.registry_["field_registries"]
-        if not isinstance(mdata, MuData):
-            raise TypeError(f"a MuData is needed, not {type(mdata).__name__}")
+        _checks.check_mudata(mdata)
         there = {m: fields[m]["state_registry"]["modality"] for m in reference.modalities}
         there = {m: name for m, name in there.items() if name in mdata.mod}
         _checks.check_names(mdata, there)
@@ -192,17 +191,14 @@ def _extended(reference: TriModule, manager: AnnDataManager, n_known: int) -> di
     n_added = len(manager.get_state_registry("batch")["categorical_mapping"]) - n_known
     if not n_added:
         return state
-    mosaic = read(manager)
+    mosaic = read_mosaic(manager)
     measured = starting.what_is_measured(manager, mosaic)
     for m in reference.modalities:
         before = state[f"measured_{m}"]
-        if (
-            m == "prot"
-        ):  # whatever the rest of the query has, a protein without a count is absent if the reference has it
-            without = (
-                sum((statistics.column_sums(x) for x in blocks(mosaic.counts[m])), np.zeros(len(before.T)))
-                == 0
-            )
+        if m == "prot":
+            # whatever the rest of the query has, a protein without a count is absent if the reference has it
+            totals = sum(map(statistics.column_sums, blocks(mosaic.counts[m])), np.zeros(len(before.T)))
+            without = totals == 0
             measured[m] &= ~(without & before.any(0).numpy())
         state[f"measured_{m}"] = torch.cat([before, torch.as_tensor(measured[m][n_known:])])
         seen = before.any(1)

@@ -23,9 +23,8 @@ def quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message=".*number of training batches.*smaller than the logging interval.*"
         )
-        warnings.filterwarnings(
-            "ignore", message="Total length of `list` across ranks is zero"
-        )  # no cells held out
+        # no cells held out
+        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
         # scvi-tools says so of its own early stopping, which is not used
         warnings.filterwarnings("ignore", message="early_stopping was automatically disabled")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own use of torch

@@ -103,9 +103,8 @@ class Readout:
             return z, None
         predicted = (self.log_depth + self.spread.square() / 2).exp()
         if generator is not None:
-            noise = torch.randn(len(z), generator=generator).to(
-                z.device
-            )  # also where it is not used: same draws of z
+            # also where it is not used: same draws of z
+            noise = torch.randn(len(z), generator=generator).to(z.device)
             if any_depth:
                 predicted = (self.log_depth + self.spread * noise).exp()
         return z, torch.where(self.own.isnan(), predicted, self.own)
@@ -223,6 +222,8 @@ def any_of(n_networks: int, generator: torch.Generator) -> int:
 
 def draw_negative_binomial(mean: Tensor, theta: Tensor) -> Tensor:
     """Draw counts of the given means, with one dispersion for each feature."""
+    if mean.device.type == "mps":  # which draws neither gamma nor Poisson
+        return draw_negative_binomial(mean.cpu(), theta.cpu()).to(mean.device)
     theta = theta.expand_as(mean)
     rate = torch._standard_gamma(theta) * mean / theta
     return torch.poisson(rate)

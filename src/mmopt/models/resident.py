@@ -24,7 +24,8 @@ class ResidentRows:
     def __getitem__(self, rows: np.ndarray) -> Csr:
         """Give some rows."""
         device = self.counts.device
-        starts, lengths = self.starts[rows], np.diff(self.starts)[rows]
+        starts = self.starts[rows]
+        lengths = self.starts[rows + 1] - starts
         indptr = np.concatenate([[0], lengths.cumsum()])
         total = int(indptr[-1])
         # one small copy for the three arrays
@@ -45,4 +46,7 @@ def fits(counts: dict[str, Counts], device: torch.device) -> bool:
     if device.type != "cuda" or not all(sp.issparse(x) for x in counts.values()):
         return False
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+        device
+    )  # torch keeps what it frees
     return sum(8 * x.nnz for x in counts.values()) < SHARE * free

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,7 @@ def describe(mosaic: Mosaic, held_out: np.ndarray, **settings: Any) -> str:
     """Write down what decides a run: its settings, where it starts, its data and which of the cells are held out."""
     sha = hashlib.sha256(mosaic.batch.tobytes() + held_out.astype(np.int64).tobytes())
     for m, counts in mosaic.counts.items():
-        for array in (mosaic.rows[m], *_fingerprint(counts)):
+        for array in (mosaic.place[m], *_fingerprint(counts)):
             sha.update(np.ascontiguousarray(array))
     return json.dumps(settings | {"data": sha.hexdigest()}, sort_keys=True, default=_name)
 
@@ -86,7 +87,26 @@ def _name(value: Any) -> Any:
     """Name a function or object as another process would, without its address."""
     if isinstance(value, partial):
         return [_name(value.func), value.args, value.keywords]
-    return getattr(value, "__qualname__", type(value).__name__)
+    name = getattr(value, "__qualname__", type(value).__name__)
+    code = getattr(value, "__code__", None)
+    if code is None:
+        return name
+    # what it does: its code, and the numbers and texts in it or that it finds outside
+    found = [cell.cell_contents for cell in value.__closure__ or ()]
+    found += [value.__globals__.get(n) for n in code.co_names]
+    content = _plain([code, value.__defaults__, value.__kwdefaults__, *found])
+    return [name, hashlib.sha256(repr(content).encode()).hexdigest()]
+
+
+def _plain(value: Any) -> Any:
+    """Leave out what is neither number nor text nor a collection or code of these."""
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), value.co_names, _plain(value.co_consts)]
+    if isinstance(value, dict):
+        return [[str(k), _plain(v)] for k, v in value.items()]
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, bool | int | float | str) else type(value).__name__
 
 
 def resumable(path: Path | None, description: str) -> str | None:

@@ -40,6 +40,8 @@ class Csr(NamedTuple):
 
     def totals(self) -> Tensor:
         """Sum the counts of each row."""
+        if self.counts.device.type not in ("cpu", "cuda"):  # Apple GPUs have no such kernel
+            return self.row_sums(self.counts)
         return torch.segment_reduce(self.counts, "sum", offsets=self.indptr, unsafe=True)
 
     def dense(self, n_features: int) -> Tensor:

@@ -9,7 +9,7 @@ from scvi.data import AnnDataManager
 from mmopt import _checks
 from mmopt._logging import logger
 from mmopt.models import components, panels, statistics
-from mmopt.models.mosaic import Mosaic, forget, read
+from mmopt.models.mosaic import Mosaic, forget, read_mosaic
 
 
 def found(
@@ -19,7 +19,7 @@ def found(
 
     With ``n_components`` those of the peaks too.
     """
-    mosaic = read(manager)
+    mosaic = read_mosaic(manager)
     measured = what_is_measured(manager, mosaic)
     per_modality = {
         m: statistics.protein(counts, batch_of_rows(mosaic, m), measured[m])
@@ -60,10 +60,10 @@ def note_empty_batches(manager: AnnDataManager, known: Sequence[str]) -> None:
     state = fields["prot"]["state_registry"]
     if state["absent"] or len(batches) < 2 or set(batches) <= set(known):
         return
-    mosaic = read(manager)
+    mosaic = read_mosaic(manager)
     # what was read for an earlier registration has these cells left out
-    rows = mosaic.rows | {"prot": _checks.positions(manager.adata, state["modality"])}
-    mosaic = replace(mosaic, rows=rows)
+    place = mosaic.place | {"prot": _checks.positions(manager.adata, state["modality"])}
+    mosaic = replace(mosaic, place=place)
     empty = panels.empty_batches(mosaic.counts["prot"], batch_of_rows(mosaic, "prot"), batches)
     empty = [b for b in empty if b not in known]
     if not empty:
@@ -71,7 +71,7 @@ def note_empty_batches(manager: AnnDataManager, known: Sequence[str]) -> None:
     where = f"modality {state['modality']!r}: the cells of {len(empty)} batches ({_checks.listed(empty)})"
     state["empty_batches"] = [*state.get("empty_batches", []), *empty]
     forget(manager)
-    lost = manager.adata.obs_names[~read(manager).present.any(1)]
+    lost = manager.adata.obs_names[~read_mosaic(manager).present.any(1)]
     if len(lost):
         raise ValueError(
             f"{where} have no count of any protein, and {len(lost)} of them no other modality "
@@ -82,8 +82,8 @@ def note_empty_batches(manager: AnnDataManager, known: Sequence[str]) -> None:
 
 def batch_of_rows(mosaic: Mosaic, modality: str) -> np.ndarray:
     """Return the batch of each row of a modality's counts, -1 for rows that count as not measured."""
-    rows = mosaic.rows[modality]
-    cells = np.flatnonzero(rows >= 0)
+    place = mosaic.place[modality]
+    cells = np.flatnonzero(place >= 0)
     out = np.full(mosaic.counts[modality].shape[0], -1)
-    out[rows[cells]] = mosaic.batch[cells]
+    out[place[cells]] = mosaic.batch[cells]
     return out

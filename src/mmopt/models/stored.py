@@ -13,6 +13,9 @@ from anndata import AnnData
 from anndata.abc import CSRDataset
 
 from mmopt import _checks
+from mmopt._compat import layer_names
+from mmopt._keys import COUNTS_LAYER
+from mmopt._logging import logger
 
 BLOCK = 4_000_000  # values of a block that is worked on at a time: some hundred megabytes with all that is made of it
 GAP = 16  # rows that are read and thrown away rather than starting another read
@@ -40,6 +43,11 @@ class StoredRows:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is still that; writing to it opens it anew."""
+        return bool(self._data if self._sparse else self._matrix)
 
     def read(self, start: int, stop: int) -> sp.csr_matrix:
         """Rows from ``start`` up to ``stop``, all features as stored."""
@@ -76,10 +84,11 @@ class StoredRows:
 
     def blocks(self) -> Iterator[sp.csr_matrix]:
         """All rows, block by block."""
-        for start, stop in self._spans():
+        for start, stop in self.spans():
             yield self._tidy(self.read(start, stop))
 
-    def _spans(self) -> Iterator[tuple[int, int]]:
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First row of each block, and the one behind its last."""
         start = 0
         while start < len(self):
             if self.indptr is not None:
@@ -108,24 +117,42 @@ def blocks(counts: Counts) -> Iterator[sp.csr_matrix]:
 
 
 def _on_disk(matrix: Any) -> bool:
-    in_memory = isinstance(matrix, np.ndarray) or sp.issparse(matrix)
-    dense = not in_memory and hasattr(matrix, "chunks") and not hasattr(matrix, "compute")
+    dense = not _checks.in_memory(matrix) and hasattr(matrix, "chunks") and not hasattr(matrix, "compute")
     return isinstance(matrix, CSRDataset) or (dense and len(matrix.shape) == 2)
 
 
-def check(adata: AnnData, modality: str, layer: str | None) -> None:
-    """Refuse what is not raw counts, as :func:`mmopt._checks.counts`; what is on disk is read block by block."""
+def _chosen(adata: AnnData, modality: str, layer: str | None) -> str | None:
+    """Return ``"X"`` where it is on disk and holds what ``layers["counts"]``, which is read otherwise, holds in memory."""
+    if layer is not None or COUNTS_LAYER not in layer_names(adata) or not _on_disk(adata.X):
+        return layer
+    kept, of_file = adata.layers[COUNTS_LAYER], StoredRows(adata.X)
+    if all((of_file.read(a, b) != sp.csr_matrix(kept[a:b])).nnz == 0 for a, b in of_file.spans()):
+        return "X"
+    logger.warning(
+        'modality %r: X on disk differs from layers["counts"]; the layer is used, which like all layers is in memory',
+        modality,
+    )
+    return layer
+
+
+def check(adata: AnnData, modality: str, layer: str | None) -> str | None:
+    """Refuse what is not raw counts, as :func:`mmopt._checks.counts`; what is on disk is read block by block.
+
+    Returns the layer that :func:`counts` is to read.
+    """
+    layer = _chosen(adata, modality, layer)
     matrix, where = _checks.located(adata, modality, layer)
     if not _on_disk(matrix) or 0 in matrix.shape:
         _checks.counts(adata, modality, layer)
-        return
+        return layer
     stored, nothing = StoredRows(matrix), True
-    for start, stop in stored._spans():
+    for start, stop in stored.spans():
         values = stored.read(start, stop).data
         if len(values) and (nothing := nothing and not values.any()) is False:
             _checks.check_counts(values, adata, modality, where)
     if nothing:
         raise ValueError(f"{where} holds nothing but zeros")
+    return layer
 
 
 def counts(adata: AnnData, modality: str, layer: str | None, columns: np.ndarray) -> Counts:

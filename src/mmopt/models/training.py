@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
+import pandas as pd
 import torch
 from scvi.module.base import LossOutput
 from scvi.train import TrainRunner
@@ -96,6 +97,11 @@ class TriTrainingPlan(lightning.LightningModule):
             self.keeper.eval() if yes else self.keeper.train()
 
     @property
+    def _together(self) -> bool:
+        """Whether several processes train."""
+        return self.trainer.world_size > 1
+
+    @property
     def kl_weight(self) -> float:
         return min(1.0, (self.global_step + 1) / max(self.n_warmup, 1))
 
@@ -108,19 +114,19 @@ class TriTrainingPlan(lightning.LightningModule):
             self.module.keep_projections(self.trainer.datamodule.n_atac)
 
     def on_train_epoch_start(self) -> None:
-        others = (
-            (self.global_rank,) if self.global_rank else ()
-        )  # their noise is not that of the first process
+        # their noise is not that of the first process
+        others = (self.global_rank,) if self.global_rank else ()
         torch.manual_seed(derived(self.seed, 1, self.current_epoch, *others))
         self.guard.save()
         self._sums["train"] = {}
+        self._n_before = len(self.losses)
 
     def training_step(self, batch: dict[str, Tensor], _) -> Tensor:
         posterior, _, out = self.module(batch, loss_kwargs={"kl_weight": self.kl_weight})
         # experts first: what is wrong in one of them is wrong in every reconstruction
         experts = dict(zip(self.module.modalities, posterior["expert_means"], strict=True))
         terms = {**experts, **out.reconstruction_loss, **out.kl_local, "total": out.loss}
-        self.guard.watch(terms, self.global_step)
+        self.guard.watch(terms, self.global_step, self._together)
         self._add("train", batch, out)
         self._losses.append(out.loss.detach())
         return out.loss
@@ -169,7 +175,11 @@ class TriTrainingPlan(lightning.LightningModule):
         self._at_average(False)
 
     def on_train_epoch_end(self) -> None:
-        self.guard.check()
+        self.guard.check(self._together)
+        if self._together:  # each process knows the loss of its own cells
+            mean = torch.stack(self.losses[self._n_before :]) / self.trainer.world_size
+            torch.distributed.all_reduce(mean)
+            self.losses[self._n_before :] = mean
         row = self._log("train")
         held_out = {k: float(v) for k, v in self.trainer.callback_metrics.items() if "validation" in k}
         self.guard.check_end(held_out, self.global_step - 1)
@@ -204,7 +214,9 @@ class TriTrainingPlan(lightning.LightningModule):
     @torch.no_grad()
     def _add(self, stage: str, batch: dict[str, Tensor], out: LossOutput) -> None:
         sums = self._sums[stage]
-        terms = {**out.reconstruction_loss, **out.kl_local, "loss": out.loss * out.n_obs_minibatch}
+        # processes may be more than the cells of a minibatch: the mean over none is NaN
+        loss = out.loss * out.n_obs_minibatch if out.n_obs_minibatch else torch.zeros_like(out.loss)
+        terms = {**out.reconstruction_loss, **out.kl_local, "loss": loss}
         for name, value in terms.items():
             sums[name] = sums.get(name, 0) + value.sum()
             n = len(batch[f"{name[4:]}_rows"]) if name.startswith("nll_") else out.n_obs_minibatch
@@ -218,13 +230,13 @@ class TriTrainingPlan(lightning.LightningModule):
         """
         means = self._means(stage)
         n = int(means.pop("n"))
-        self.log_dict(means, prog_bar=False, batch_size=n, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(means, prog_bar=False, batch_size=n, sync_dist=self._together)
         return means
 
     def _means(self, stage: str) -> dict[str, float]:
         """Return the means over what was added, and of how many cells."""
         sums = {k: float(v) for k, v in self._sums[stage].items()}
-        if self.trainer.world_size > 1:  # the same means everywhere, so that all stop in the same epoch
+        if self._together:  # the same means everywhere, so that all stop in the same epoch
             totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
             torch.distributed.all_reduce(totals)
             sums = dict(zip(sums, totals.tolist(), strict=True))
@@ -241,6 +253,11 @@ class TriTrainingPlan(lightning.LightningModule):
             for k in sums
             if k.startswith("nll_")
         }
+
+    def steps(self) -> pd.DataFrame:
+        """Return loss and rate of every step."""
+        columns = {"loss": self.losses, "rate": self.rates}
+        return pd.DataFrame({k: torch.stack(v).cpu().numpy() for k, v in columns.items()}).rename_axis("step")
 
     # ------------------------------------------------------------------ resuming
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -296,6 +313,7 @@ class MosaicTrainRunner(TrainRunner):
                 signal.signal(signal.SIGINT, handler)
             self.training_plan.module.eval()
             self.training_plan.module.forget_projections()
+            self.data_splitter.leave()
         self.training_plan.finish()
         self.model.train_indices = self.data_splitter.train_idx
         self.model.validation_indices = self.data_splitter.val_idx

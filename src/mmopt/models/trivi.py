@@ -95,9 +95,8 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
         **module_kwargs,
     ):
         sizes = {"n_latent", "n_hidden", "n_networks"}
-        sizes |= {
-            k for k in ("atac_rank", "peaks_per_step") if module_kwargs.get(k) is not None
-        }  # None: what pays
+        # None: what pays
+        sizes |= {k for k in ("atac_rank", "peaks_per_step") if module_kwargs.get(k) is not None}
         sized = {"n_latent": n_latent, "n_hidden": n_hidden, "n_networks": n_networks}
         for name, value in (sized | module_kwargs).items():
             if name in sizes and not (isinstance(value, Integral) and value > 0):
@@ -243,10 +242,7 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
 
 def _check_has_some(mdata: MuData, modalities: dict[str, str]) -> None:
     """Refuse data with none of the modalities, cells with none of them, and names that repeat."""
-    if not isinstance(mdata, MuData):
-        raise TypeError(
-            f'a MuData is needed, not {type(mdata).__name__} (wrap it: `mudata.MuData({{"rna": adata}})`)'
-        )
+    _checks.check_mudata(mdata)
     there = {m: name for m, name in modalities.items() if name in mdata.mod}
     renamed = [
         f"rename {other!r} to {name!r}, `mudata.MuData({{{name!r}: mdata[{other!r}], ...}})`"

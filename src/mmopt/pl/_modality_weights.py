@@ -9,11 +9,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, PercentFormatter
 from mudata import MuData
 
-from mmopt._checks import obs_column
+from mmopt._checks import check_mudata, obs_column
 from mmopt._keys import EMBEDDING, MODALITIES, weight_column
 from mmopt.pl._figure import COLUMN, GREY, MODALITY_COLORS, finish, style
 from mmopt.pl._perturbation import _short
-from mmopt.pl._slots import MODALITY_NAMES, check_mudata
+from mmopt.pl._slots import MODALITY_NAMES
 
 MOST_GROUPS = 100
 

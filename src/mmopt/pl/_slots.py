@@ -6,15 +6,9 @@ from typing import Any
 import numpy as np
 from mudata import MuData
 
-from mmopt._checks import listed
+from mmopt._checks import check_mudata, listed
 
 MODALITY_NAMES = {"rna": "RNA", "atac": "ATAC", "prot": "Protein"}
-
-
-def check_mudata(mdata: MuData) -> None:
-    """Refuse anything else."""
-    if not isinstance(mdata, MuData):
-        raise TypeError(f"a MuData is needed, not {type(mdata).__name__}")
 
 
 def read(mdata: MuData, key: str, call: str, parts: tuple[str, ...]) -> Mapping[str, Any]:

@@ -1,12 +1,16 @@
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+from anndata import AnnData
 from mudata import MuData
 
 from mmopt import _checks
 from mmopt._batches import batch_codes
 from mmopt._compat import layer_names, own_copy
 from mmopt._keys import COUNTS_LAYER, HIGHLY_VARIABLE
-from mmopt.pp._variable import detected, variable_genes, variable_peaks
+from mmopt.pp._variable import Counts, detected, variable_genes, variable_peaks
+
+RANKING = {"rna": variable_genes, "atac": variable_peaks}
 
 
 def prepare(
@@ -26,7 +30,9 @@ def prepare(
     """Check a MuData, keep its raw counts and mark the features worth modelling.
 
     ``X`` is left as it is and no feature is removed: :func:`mmopt.tl.integrate` reads ``layers["counts"]`` and, unless
-    told otherwise with ``use_highly_variable=False``, models the features marked here.
+    told otherwise with ``use_highly_variable=False``, models the features marked here. Counts in the ``X`` of a file opened
+    with ``backed=True`` are read into memory to mark features, one modality at a time, and stay where they are: there is
+    no ``layers["counts"]`` then, which would be a copy in memory.
 
     Genes are ranked by :func:`scanpy.pp.highly_variable_genes` with ``flavor="seurat"`` (normalised dispersion, [1]_)
     on a log-normalised temporary copy; peaks by the variance of their being open or closed, p(1 - p), which is largest
@@ -57,7 +63,8 @@ def prepare(
     Returns
     -------
     MuData or None
-        The copy if ``copy=True``. Each modality has gained ``layers["counts"]`` and ``var["highly_variable"]``.
+        The copy if ``copy=True``. Each modality has gained ``layers["counts"]`` (not where ``X`` is on disk) and
+        ``var["highly_variable"]``.
 
     Raises
     ------
@@ -91,37 +98,49 @@ def prepare(
     codes, _ = batch_codes(mdata, batch_key, modalities)
     kept = _kept(mdata, modalities, keep)
 
+    n_top = {"rna": n_top_genes, "atac": n_top_peaks}
     results = {}
     for role, name in modalities.items():
         adata = mdata.mod[name]
-        counts = _checks.counts(adata, name, layer)
-        rival = layer not in (None, COUNTS_LAYER) and COUNTS_LAYER in layer_names(adata)
-        if rival and abs(_checks.counts(adata, name, COUNTS_LAYER) - counts).sum() > 0:
-            raise ValueError(
-                f'modality {name!r}: layers["counts"] holds other values than layer {layer!r}; use '
-                f'`layer="counts"` or remove it with `del mdata["{name}"].layers["counts"]`'
-            )
         batch = codes[mdata.obs_names.get_indexer(adata.obs_names)]
-        seen = detected(counts) >= min_cells
-        if not seen.any():
-            raise ValueError(
-                f"modality {name!r}: no feature is detected in {min_cells} cells; lower `min_cells`"
-            )
-        chosen = seen.copy()
-        if role == "rna" and n_top_genes is not None and n_top_genes < seen.sum():
-            chosen[seen] = variable_genes(counts[:, seen], n_top_genes, batch)
-        if role == "atac" and n_top_peaks is not None and n_top_peaks < seen.sum():
-            chosen[seen] = variable_peaks(counts[:, seen], n_top_peaks, batch)
+        counts, chosen = _counts_and_marks(adata, name, role, layer, batch, n_top.get(role), min_cells)
         results[name] = counts, chosen | adata.var_names.isin(kept[name])
 
     if copy:
         mdata = own_copy(mdata)
     for name, (counts, chosen) in results.items():
         adata = mdata.mod[name]
-        if COUNTS_LAYER not in layer_names(adata):
+        if counts is not None and COUNTS_LAYER not in layer_names(adata):
             adata.layers[COUNTS_LAYER] = counts.copy()  # never X itself: it may be normalised in place later
         adata.var[HIGHLY_VARIABLE] = chosen
     return mdata if copy else None
+
+
+def _counts_and_marks(
+    adata: AnnData,
+    name: str,
+    role: str,
+    layer: str | None,
+    batch: np.ndarray,
+    n_top: int | None,
+    min_cells: int,
+) -> tuple[Counts | None, np.ndarray]:
+    """Return the counts, or nothing where they are to stay on disk, and which features vary."""
+    counts = _checks.counts(adata, name, layer)
+    rival = layer not in (None, COUNTS_LAYER) and COUNTS_LAYER in layer_names(adata)
+    if rival and abs(_checks.counts(adata, name, COUNTS_LAYER) - counts).sum() > 0:
+        raise ValueError(
+            f'modality {name!r}: layers["counts"] holds other values than layer {layer!r}; use '
+            f'`layer="counts"` or remove it with `del mdata["{name}"].layers["counts"]`'
+        )
+    seen = detected(counts) >= min_cells
+    if not seen.any():
+        raise ValueError(f"modality {name!r}: no feature is detected in {min_cells} cells; lower `min_cells`")
+    chosen = seen.copy()
+    if n_top is not None and n_top < seen.sum():
+        chosen[seen] = RANKING[role](counts[:, seen], n_top, batch)
+    in_memory = _checks.in_memory(_checks.located(adata, name, layer)[0])
+    return counts if in_memory else None, chosen
 
 
 def _kept(mdata: MuData, modalities: Mapping[str, str], keep: Iterable[str]) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from mmopt._student import half_width
 from mmopt.models import NonFiniteLossError, TriVI
 from mmopt.models.clock import Clock
 from mmopt.models.data import held_out_cells
-from mmopt.models.mosaic import read
+from mmopt.models.mosaic import read_mosaic
 from mmopt.optim.registry import canonical
 from mmopt.tl._held_out import baseline_scores, held_out_scores
 
@@ -175,7 +175,7 @@ def compare_optimizers(
     ]
     for seed, lr, name in progress(plan, "optimizers", show=progress_bar):
         model = TriVI(mdata, random_state=seed, **(model_kwargs or {}))
-        mosaic = read(model.adata_manager)
+        mosaic = read_mosaic(model.adata_manager)
         held_out = held_out_cells(mosaic.present, train_size, np.random.default_rng(derived(seed)))
         if not (0 < train_size < 1 and 0 < len(held_out) < mdata.n_obs):
             raise ValueError(

@@ -39,7 +39,7 @@ def baseline_scores(
         enough = {m: mosaic.counts[m] for m in modalities if min(mosaic.counts[m].shape) > 2}
         if not enough:
             return np.zeros((len(mosaic.batch), 1))
-        return metrics.pca_embedding(enough, {m: mosaic.rows[m] for m in enough}, random_state=seed)
+        return metrics.pca_embedding(enough, {m: mosaic.place[m] for m in enough}, random_state=seed)
 
     scores = _label_scores(embedding(list(mosaic.counts)), held_out, labels)
     for m, cells in _imputable(mosaic, held_out).items():
@@ -72,7 +72,7 @@ def _label_scores(embedding: np.ndarray, held_out: np.ndarray, labels: pd.Series
 def _having(mosaic: Mosaic, modality: str) -> np.ndarray:
     """Cells with this modality and at least one other."""
     present = mosaic.present
-    return np.flatnonzero((mosaic.rows[modality] >= 0) & (present.sum(1) > 1))
+    return np.flatnonzero((mosaic.place[modality] >= 0) & (present.sum(1) > 1))
 
 
 def _imputable(mosaic: Mosaic, held_out: np.ndarray) -> dict[str, np.ndarray]:
@@ -87,7 +87,7 @@ def _measured(model: TriVI, mosaic: Mosaic, modality: str) -> np.ndarray:
 
 
 def _log_counts(mosaic: Mosaic, modality: str, cells: np.ndarray) -> np.ndarray:
-    return np.log1p(mosaic.counts[modality][mosaic.rows[modality][cells]].toarray())
+    return np.log1p(mosaic.counts[modality][mosaic.place[modality][cells]].toarray())
 
 
 def _named(scores: Mapping[str, float], modality: str) -> dict[str, float]:

@@ -52,7 +52,8 @@ def integrate(
     ----------
     mdata
         Raw counts of one to three of RNA, ATAC and surface protein; cells may lack modalities. May be larger than the
-        memory: counts in ``X`` of a file opened with ``mudata.read_h5mu(path, backed=True)`` stay on disk.
+        memory: counts in ``X`` of a file opened with ``mudata.read_h5mu(path, backed=True)`` stay on disk, also where
+        ``layers["counts"]``, which is in memory, repeats them.
     rna, atac, prot
         Names of the modalities. Found by their usual names if not given (``rna``/``gex``, ``atac``/``peaks``,
         ``prot``/``protein``/``adt``/``cite``); ``False`` leaves one out.
@@ -82,7 +83,7 @@ def integrate(
     key_added
         Key of the embedding.
     random_state
-        Seed. The same seed on the same machine gives the same numbers.
+        Seed. The same seed on the CPU of the same machine gives the same numbers.
     progress_bar
         Show one.
     model_kwargs, **train_kwargs

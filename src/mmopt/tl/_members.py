@@ -8,7 +8,7 @@ from mudata import MuData
 from scipy import sparse
 
 from mmopt._cells import digest
-from mmopt._checks import listed
+from mmopt._checks import check_mudata, listed
 from mmopt.dynamics import Flow
 from mmopt.tl._course import Course
 
@@ -61,8 +61,7 @@ def restore(mdata: MuData, key: str) -> tuple[Course, list[Member]]:
     KeyError, ValueError
         No twin there, other cells than it was fitted to, another order of them or another embedding.
     """
-    if not isinstance(mdata, MuData):
-        raise TypeError(f"a MuData is needed, not {type(mdata).__name__}")
+    check_mudata(mdata)
     if key not in mdata.uns:
         raise KeyError(
             f"no twin in mdata.uns[{key!r}] (there is {listed(mdata.uns, 20) or 'nothing'}); call "
