@@ -139,7 +139,7 @@ def run(a: argparse.Namespace) -> None:
     common = {**names, "batch_key": batch, "batch_size": a.batch_size, "accelerator": a.accelerator}
     common["progress_bar"] = not a.quiet
     # the comparison comes first, because it refuses what cannot be used before it trains anything
-    optimizers = _optimizers(a)
+    optimizers = [name.strip() for name in a.optimizers.split(",")]
     part = _part(mdata, a.comparison_cells, a.seed)
     _say(a, f"comparing {len(optimizers)} optimizers on {part.n_obs} cells")
     runs = tl.compare_optimizers(
@@ -196,15 +196,9 @@ def _check(a: argparse.Namespace, out: Path) -> None:
         raise PermissionError(f"the folder {out} cannot be written to")
     try:
         parse_device_args(accelerator=a.accelerator, devices="auto", return_device="torch")
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError, ImportError) as error:
         raise ValueError(f"--accelerator {a.accelerator}: {error}") from error
     optim.creator(a.optimizer, lr=a.lr, **_settings(a, a.optimizer))
-    for name in _optimizers(a):
-        optim.creator(name, **_settings(a, name))
-
-
-def _optimizers(a: argparse.Namespace) -> list[str]:
-    return [name.strip() for name in a.optimizers.split(",")]
 
 
 def _settings(a: argparse.Namespace, optimizer: str) -> dict:
