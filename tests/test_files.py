@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from mmopt._files import PARTIAL, atomic_path
+from mmopt._files import PARTIAL, atomic_files, atomic_path
 
 
 def leftovers(folder):
@@ -88,3 +88,24 @@ def test_refusals(tmp_path):
         pass
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "never_written"):
         pass
+
+
+def test_several_files_appear_together_or_not_at_all(tmp_path):
+    (tmp_path / "old.csv").write_text("old")
+    (tmp_path / "other.csv").write_text("of the user")
+    with pytest.raises(ValueError, match="disk"), atomic_files(tmp_path) as folder:
+        (folder / "old.csv").write_text("half")
+        raise ValueError("disk")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "old.csv": "old",
+        "other.csv": "of the user",
+    }
+    with atomic_files(tmp_path) as folder:
+        (folder / "old.csv").write_text("new")
+        (folder / "new.csv").write_text("new")
+        assert (tmp_path / "old.csv").read_text() == "old"
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "old.csv": "new",
+        "new.csv": "new",
+        "other.csv": "of the user",
+    }

@@ -12,13 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmopt.__main__ import OUTPUTS, main
+import mmopt as mm
+from mmopt.__main__ import BATCHES, DEFAULT_OPTIMIZERS, LABELS, _column, main
+from mmopt._files import atomic_path
+from mmopt._report import OUTPUTS, _batch
+from mmopt.tl._compare_optimizers import DEFAULT
 
 QUICK = [
     "--epochs",
     "2",
     "--optimizers",
-    "adam,asgdadam",
+    "adam, asgdadam",
     "--landscape-points",
     "3",
     "--accelerator",
@@ -30,6 +34,7 @@ QUICK = [
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("results")
+    (out / "metrics.csv").write_text("of an earlier run")
     assert main(["--out", str(out), "--comparison-cells", "300", *QUICK]) == 0
     return out
 
@@ -77,6 +82,7 @@ def test_the_model_file_is_no_pickle(results):
 def test_report_names_data_versions_and_files(results):
     report = (results / "report.md").read_text()
     assert " 2 epochs" in report  # of each of two networks
+    assert "the loss of 512 cells, 120 of them held out" in report
     for text in ("1200 cells", "300 rna features", "Held-out", "torch", "scvi-tools", "One seed", *OUTPUTS):
         assert text in report, text
 
@@ -102,10 +108,21 @@ def test_report_says_how_many_networks_were_fitted_and_compared(results):
         (["--rna", "GEX"], "GEX"),
         (["--optimizer", "adamm"], "asgdadam"),
         (["--alpha-min", "1", "--alpha-max", "0.1"], "alpha_min"),
+        (["--label-key", "nobody"], "nobody"),
+        (["--optimizers", "adam,adamm"], "adamm"),
+        (["--optimizers", "adam,prodigy"], "package pytorch-optimizer"),
+        (["--lr-grid", "-0.1"], "learning rate"),
+        (["--landscape-points", "2"], "--landscape-points must be at least 3"),
+        (["--comparison-cells", "5"], "--comparison-cells at least 100"),
+        (["--accelerator", "tpu"], "--accelerator tpu: "),
     ],
 )
-def test_bad_input_is_one_line_and_exit_status_2(tmp_path, capsys, arguments, message):
-    assert main([*arguments, "--out", str(tmp_path), *QUICK]) == 2
+def test_bad_input_is_one_line_and_exit_status_2_before_anything_is_trained(
+    tmp_path, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    monkeypatch.setattr("mmopt.models.TriVI.train", lambda *_, **__: pytest.fail("something was trained"))
+    assert main([*QUICK, *arguments, "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
@@ -126,7 +143,46 @@ def test_an_anndata_is_told_how_to_become_a_mudata(tmp_path, capsys):
     assert 'mudata.MuData({"rna": anndata.read_h5ad(' in error
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_zarr_store_is_told_how_to_become_a_file(tmp_path, capsys):
+    (tmp_path / "cells.zarr").mkdir()
+    assert main([str(tmp_path / "cells.zarr"), "--out", str(tmp_path / "out"), *QUICK]) == 2
+    assert '.write_h5mu("cells.h5mu")' in capsys.readouterr().err
+
+
+def test_labels_may_have_gaps_and_batches_may_not():
+    mdata, remarks = mm.datasets.simulate_trimodal(80, n_genes=60, n_peaks=80, n_proteins=5, n_donors=2), []
+    for column in ("donor", "cell_type"):
+        mdata.obs[column] = mdata.obs[column].where(np.arange(80) > 2)
+    assert _column(mdata, "auto", LABELS) == "cell_type"
+    assert _column(mdata, "auto", BATCHES, remarks) is None
+    assert ["'donor'" in r and "3 cells have no value" in r for r in remarks] == [True]
+    assert _batch(mdata, None, remarks) == f"none; {remarks[0]}"
+    mdata.obs["sample"], mdata.obs["one"] = np.array(["a", "b"] * 40), "a"
+    assert _column(mdata, "auto", BATCHES, remarks) == "sample"
+    assert _batch(mdata, "sample", []) == "sample"
+    assert _batch(mdata, "one", []) == "none; all cells are of one 'one'"
+
+
+def test_optimizers_are_those_that_the_tool_compares():
+    assert tuple(DEFAULT_OPTIMIZERS.split(",")) == DEFAULT
+
+
+def test_a_process_that_is_asked_to_end_cleans_up_and_the_handler_is_as_before(tmp_path, monkeypatch):
+    def write(_):
+        with atomic_path(tmp_path / "metrics.csv") as path:
+            path.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("mmopt.__main__.run", write)
+    # without the handler the signal would end the tests
+    assert main([]) == 130
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, stop):
     command = [
         sys.executable,
@@ -148,7 +204,7 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, stop):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:  # wait until training has begun
-        if "Epoch 2/" in line or "training" in line:
+        if "comparing" in line:
             break
     time.sleep(3)
     for _ in range(3):  # Python loses a Ctrl-C that comes in a destructor

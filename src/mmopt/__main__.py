@@ -1,32 +1,29 @@
 """The main job as one command: ``python -m mmopt [FILE.h5mu] --out results``."""
 
 import argparse
+import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmopt import __version__
+from mmopt import __version__, _keys
+from mmopt._report import combinations, report
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.figure import Figure
     from mudata import MuData
 
 # looked for, in this order, where the user names no column
 LABELS = ("cell_type", "celltype", "l2_cell_type", "cell_type2", "perturbation")
 BATCHES = ("batch", "donor", "sample", "bio_rep")
 EXACT_NEIGHBOURS = 50_000
+LEAST_CELLS, LEAST_POINTS = 100, 3  # of a comparison, and along an axis of the landscape
 DEFAULT_OPTIMIZERS = "adam,amsgrad,padam,sgd,asgdadam,asgdamsgrad"
-OUTPUTS = {
-    "metrics.csv": "one row per optimizer: held-out bound, label transfer, imputation, and the baselines beside them",
-    "optimizer_comparison.csv": "one row per run",
-    "loss_curves.png": "training and held-out loss per modality, and the learning rate",
-    "landscape.png": "the held-out loss on a random plane through the fit",
-    "embedding.png": "UMAP of the joint embedding",
-    "final_model.pt": "the model; read it with `mm.models.TriVI.load(path, mdata)`. It is in the safetensors format, "
-    "not a pickle, so `torch.load` does not read it",
-    "embedding.h5mu": "the data with the embedding and everything the run has found out",
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,8 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; 0 on success, 2 on bad input, 130 when interrupted."""
     arguments = parser().parse_args(argv)
     try:
-        run(arguments)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        with _ended_as_interrupted():
+            run(arguments)
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"mmopt: {message}", file=sys.stderr)
         return 2
@@ -99,53 +97,49 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Clean up when a scheduler or a container asks the process to end, as after Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(a: argparse.Namespace) -> None:
-    """Do the main job and write its files."""
+    """Do the main job and write its files, all at the end."""
     start = time.perf_counter()
     out = Path(a.out)
     out.mkdir(parents=True, exist_ok=True)
     import matplotlib as mpl
 
     mpl.use("agg")
-    from mmopt import pl, pp, tl
-    from mmopt._files import atomic_path
+    from mmopt import pp, tl
+    from mmopt._files import atomic_files
 
+    _check(a, out)
     mdata = _read(a.file)
     names = {m: getattr(a, m) for m in ("rna", "atac", "prot")}
-    batch, label = _column(mdata, a.batch_key, BATCHES), _column(mdata, a.label_key, LABELS)
+    remarks: list[str] = []
+    batch = _column(mdata, a.batch_key, BATCHES, remarks)
+    label = _column(mdata, a.label_key, LABELS)
+    for remark in remarks:
+        print(f"mmopt: {remark}", file=sys.stderr)
     pp.prepare(
         mdata, **names, layer=a.layer, batch_key=batch, n_top_genes=a.n_top_genes, n_top_peaks=a.n_top_peaks
     )
-    adam = {"betas": list(a.betas), "eps": a.eps}
-    asgd = adam | {
-        "switch_rule": a.switch_rule,
-        "switch_interval": a.switch_interval,
-        "alpha_min": a.alpha_min,
-        "alpha_max": a.alpha_max,
-    }
-
-    def settings(name: str) -> dict:
-        return asgd if "asgd" in name.lower() else adam
-
     common = {**names, "batch_key": batch, "batch_size": a.batch_size, "accelerator": a.accelerator}
     common["progress_bar"] = not a.quiet
-    _say(a, f"training on {mdata.n_obs} cells")
-    model = tl.integrate(
-        mdata,
-        **common,
-        n_latent=a.n_latent,
-        optimizer=a.optimizer,
-        lr=a.lr,
-        optimizer_kwargs=settings(a.optimizer),
-        max_epochs=a.epochs,
-        early_stopping=False,
-        random_state=a.seed,
-    )
-    with atomic_path(out / "final_model.pt") as path:
-        model.save(path)
-    _say(a, "loss landscape")
-    tl.landscape(mdata, model, n_points=a.landscape_points, random_state=a.seed, progress_bar=not a.quiet)
-    optimizers = a.optimizers.split(",")
+    # the comparison comes first, because it refuses what cannot be used before it trains anything
+    optimizers = [name.strip() for name in a.optimizers.split(",")]
     part = _part(mdata, a.comparison_cells, a.seed)
     _say(a, f"comparing {len(optimizers)} optimizers on {part.n_obs} cells")
     runs = tl.compare_optimizers(
@@ -154,31 +148,66 @@ def run(a: argparse.Namespace) -> None:
         **common,
         lr_grid=a.lr_grid or [a.lr],
         seeds=a.seeds or [a.seed],
-        optimizer_kwargs={name: settings(name) for name in optimizers},
+        optimizer_kwargs={name: _settings(a, name) for name in optimizers},
         label_key=label,
         max_epochs=a.epochs,
         model_kwargs={"n_latent": a.n_latent},
     )
-    comparison = part.uns["optimizer_comparison"]
-    mdata.uns["optimizer_comparison"] = comparison
-    for name, table in (("optimizer_comparison.csv", runs), ("metrics.csv", comparison["summary"])):
-        with atomic_path(out / name) as path:
-            table.to_csv(path, index=False)
-    figures = {
-        "loss_curves.png": pl.loss_curves(mdata, show=False, return_fig=True),
-        "landscape.png": pl.landscape(mdata, show=False, return_fig=True),
-        "embedding.png": _umap(mdata, [key for key in (label, batch) if key], a.seed),
-    }
-    for name, figure in figures.items():
-        with atomic_path(out / name) as path:
-            figure.savefig(path, dpi=200, bbox_inches="tight")
-    with atomic_path(out / "embedding.h5mu") as path:
-        _write(mdata, path)
-    with atomic_path(out / "report.md") as path:
-        path.write_text(
-            _report(a, mdata, batch, label, part.n_obs, time.perf_counter() - start), encoding="utf-8"
-        )
+    mdata.uns[_keys.OPTIMIZER_COMPARISON] = part.uns[_keys.OPTIMIZER_COMPARISON]
+    _say(a, f"training on {mdata.n_obs} cells")
+    model = tl.integrate(
+        mdata,
+        **common,
+        n_latent=a.n_latent,
+        optimizer=a.optimizer,
+        lr=a.lr,
+        optimizer_kwargs=_settings(a, a.optimizer),
+        max_epochs=a.epochs,
+        early_stopping=False,
+        random_state=a.seed,
+    )
+    _say(a, "loss landscape")
+    tl.landscape(mdata, model, n_points=a.landscape_points, random_state=a.seed, progress_bar=not a.quiet)
+    with atomic_files(out) as folder:
+        model.save(folder / "final_model.pt")
+        runs.to_csv(folder / "optimizer_comparison.csv", index=False)
+        mdata.uns[_keys.OPTIMIZER_COMPARISON]["summary"].to_csv(folder / "metrics.csv", index=False)
+        for name, figure in _figures(mdata, label, batch, a.seed).items():
+            figure.savefig(folder / name, dpi=200, bbox_inches="tight")
+        _write(mdata, folder / "embedding.h5mu")
+        text = report(a, mdata, batch, label, remarks, part.n_obs, time.perf_counter() - start)
+        (folder / "report.md").write_text(text, encoding="utf-8")
     _say(a, f"done in {time.perf_counter() - start:.0f} s; see {out / 'report.md'}")
+
+
+def _check(a: argparse.Namespace, out: Path) -> None:
+    """Refuse what the tools would refuse only after hours, or not in one line."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from scvi.model._utils import parse_device_args
+
+    from mmopt import optim
+
+    if a.landscape_points < LEAST_POINTS or a.comparison_cells < LEAST_CELLS:
+        raise ValueError(
+            f"--landscape-points must be at least {LEAST_POINTS} and --comparison-cells at least {LEAST_CELLS}; got "
+            f"{a.landscape_points} and {a.comparison_cells}"
+        )
+    if not os.access(out, os.W_OK):
+        raise PermissionError(f"the folder {out} cannot be written to")
+    try:
+        parse_device_args(accelerator=a.accelerator, devices="auto", return_device="torch")
+    except (MisconfigurationException, ValueError, ImportError) as error:
+        raise ValueError(f"--accelerator {a.accelerator}: {error}") from error
+    optim.creator(a.optimizer, lr=a.lr, **_settings(a, a.optimizer))
+
+
+def _settings(a: argparse.Namespace, optimizer: str) -> dict:
+    """Arguments of an optimizer; those of all ASGD optimizers are the same."""
+    settings = {"betas": list(a.betas), "eps": a.eps}
+    if "asgd" in optimizer.lower():
+        for name in ("switch_rule", "switch_interval", "alpha_min", "alpha_max"):
+            settings[name] = getattr(a, name)
+    return settings
 
 
 def _say(a: argparse.Namespace, text: str) -> None:
@@ -195,6 +224,11 @@ def _read(file: str | None) -> "MuData":
         return datasets.toy()
     import mudata
 
+    if Path(file).is_dir():
+        raise ValueError(
+            f'{file} is a folder, and a file is needed; a zarr store is converted with `mudata.read_zarr("{file}")'
+            f'.write_h5mu("{Path(file).stem}.h5mu")`'
+        )
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no file {file}")
     if Path(file).suffix == ".h5ad":
@@ -214,19 +248,30 @@ def _write(mdata: "MuData", path: Path) -> None:
         mdata.write_h5mu(path)
 
 
-def _column(mdata: "MuData", asked: str, usual: tuple[str, ...]) -> str | None:
-    """Return the column asked for, or the first of the usual ones that tells groups of cells apart."""
+def _column(
+    mdata: "MuData", asked: str, usual: tuple[str, ...], remarks: list[str] | None = None
+) -> str | None:
+    """Return the column asked for, or the first of the usual ones that tells groups of cells apart.
+
+    With ``remarks``, which then say so, one with missing values is passed over.
+    """
     from mmopt._checks import obs_column
 
     if asked != "auto":
         return None if asked == "none" else asked
     for name in usual:
         try:
-            column = obs_column(mdata, name)
+            known = obs_column(mdata, name).dropna()
         except (KeyError, ValueError):
             continue
-        if column.notna().all() and 1 < column.nunique() <= mdata.n_obs / 4:
+        if not 1 < known.nunique() <= len(known) / 4:
+            continue
+        if remarks is None or len(known) == mdata.n_obs:
             return name
+        remarks.append(
+            f"column {name!r} is not used as the batch: {mdata.n_obs - len(known)} cells have no value; fill it in, or "
+            "leave these cells out"
+        )
     return None
 
 
@@ -240,130 +285,33 @@ def _part(mdata: "MuData", n_cells: int, seed: int) -> "MuData":
         return mdata[mdata.obs_names[chosen]].copy()
 
 
-def _umap(mdata: "MuData", colours: list[str], seed: int):
+def _figures(mdata: "MuData", label: str | None, batch: str | None, seed: int) -> dict[str, "Figure"]:
+    from mmopt import pl
+
+    return {
+        "loss_curves.png": pl.loss_curves(mdata, show=False, return_fig=True),
+        "landscape.png": pl.landscape(mdata, show=False, return_fig=True),
+        "embedding.png": _umap(mdata, [key for key in (label, batch) if key], seed),
+    }
+
+
+def _umap(mdata: "MuData", colours: list[str], seed: int) -> "Figure":
     import scanpy as sc
     from anndata import AnnData
 
     from mmopt._checks import obs_column
 
-    cells = AnnData(obs=mdata.obs[[]].copy(), obsm={"X_mmopt": mdata.obsm["X_mmopt"]})
+    cells = AnnData(obs=mdata.obs[[]].copy(), obsm={_keys.EMBEDDING: mdata.obsm[_keys.EMBEDDING]})
     for key in colours:
         cells.obs[key] = obs_column(mdata, key).astype(str).astype("category").to_numpy()
-    cells.obs["modalities"] = _combinations(mdata).to_numpy()
+    cells.obs["modalities"] = combinations(mdata).to_numpy()
     # exact neighbours are quick up to here; beyond, approximate ones are worth the minute their compilation takes
     transformer = "sklearn" if cells.n_obs <= EXACT_NEIGHBOURS else None
-    sc.pp.neighbors(cells, use_rep="X_mmopt", random_state=seed, transformer=transformer)
+    sc.pp.neighbors(cells, use_rep=_keys.EMBEDDING, random_state=seed, transformer=transformer)
     sc.tl.umap(cells, random_state=seed)
     return sc.pl.umap(
         cells, color=[*colours, "modalities"], ncols=1, frameon=False, show=False, return_fig=True
     )
-
-
-def _combinations(mdata: "MuData") -> "pd.Series":
-    """Name the modalities each cell has, e.g. ``rna+prot``."""
-    import pandas as pd
-
-    from mmopt._checks import presence
-
-    used = mdata.uns["mmopt"]["params"]["modalities"]
-    rows = presence(mdata, used)
-    return pd.Series(
-        ["+".join(m for m, has in zip(used, row, strict=True) if has) for row in rows], mdata.obs_names
-    )
-
-
-def _report(
-    a: argparse.Namespace,
-    mdata: "MuData",
-    batch: str | None,
-    label: str | None,
-    n_compared: int,
-    seconds: float,
-) -> str:
-    fit, comparison = mdata.uns["mmopt"], mdata.uns["optimizer_comparison"]
-    params, history = fit["params"], fit["history"]
-    n_networks = params["n_networks"]
-    last = history.groupby("network").last().mean() if n_networks > 1 else history.iloc[-1]
-    summary, single = comparison["summary"], len(a.seeds or [a.seed]) == 1
-    reference = comparison["params"]["reference"]
-    shown = [
-        c
-        for c in (
-            "optimizer",
-            "lr",
-            "elbo",
-            "elbo_se",
-            "difference",
-            "difference_se",
-            "verdict",
-            "accuracy",
-            "f1",
-        )
-        if c in summary
-    ]
-    shown += [c for c in summary if c.startswith("pearson_")]
-    shown += [c for c in summary if c == "baseline_accuracy" or c.startswith("baseline_pearson_")]
-    compared = "all cells" if n_compared == mdata.n_obs else f"a random {n_compared} of the cells"
-    lines = [
-        "# mmopt report",
-        "",
-        f"Data: {a.file or 'the simulated toy data'}, {mdata.n_obs} cells. Modelled: "
-        + ", ".join(f"{n} {m} features ({params['modalities'][m]})" for m, n in params["n_features"].items())
-        + ".",
-        "",
-        "Cells by the modalities they have: "
-        + ", ".join(f"{k} {n}" for k, n in _combinations(mdata).value_counts().items())
-        + f". Batch corrected for: {batch or 'none'}. Labels, used for scoring only: {label or 'none'}.",
-        "",
-        f"Model: TriVI, {params['n_latent']} latent dimensions in all, {n_networks} network{'s' * (n_networks > 1)}, "
-        f"{params['n_epochs']} epochs{' each' * (n_networks > 1)} in batches of {params['batch_size']} cells, "
-        f"{params['optimizer']} from lr {params['lr']}, seed {params['random_state']}, "
-        f"{params['n_train']} cells trained on, {params['n_validation']} held out.",
-        "",
-    ]
-    if "elbo_validation" in last:
-        mean = ", mean of the networks" * (n_networks > 1)
-        lines += [
-            f"Held-out negative evidence lower bound: {last['elbo_validation']:.2f} per cell{mean}.",
-            "",
-        ]
-    lines += [
-        "## Optimizers",
-        "",
-        f"Compared on one network, on {compared}, a fifth of them held out; lower `elbo` is better, `difference` is to "
-        f"{reference}. Columns "
-        "`baseline_…` are PCA, neighbours and ridge regression on the same cells: what a figure has to beat.",
-        "",
-        _markdown(summary[shown]),
-        "",
-    ]
-    if single:
-        lines += [
-            "One seed has no standard error, so no optimizer is called better: run with `--seeds 0 1 2 3 4`.",
-            "",
-        ]
-    lines += ["## Files", ""]
-    lines += [f"- `{name}`: {text}." for name, text in OUTPUTS.items()]
-    lines += [
-        "",
-        "## Versions",
-        "",
-        ", ".join(f"{k} {v}" for k, v in fit["versions"].items()) + f". {seconds:.0f} s.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _markdown(table: "pd.DataFrame") -> str:
-    def cell(value: object) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    rows = [
-        list(table),
-        ["---"] * table.shape[1],
-        *([cell(v) for v in row] for row in table.itertuples(index=False)),
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 if __name__ == "__main__":

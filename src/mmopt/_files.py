@@ -3,11 +3,12 @@
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PARTIAL = ".mmopt-partial-"  # a file so named was left by a process that was killed; it can be deleted
+PARTIAL = ".mmopt-partial-"  # what is so named was left by a process that was killed; it can be deleted
 
 
 @contextmanager
@@ -39,3 +40,16 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Yield a new folder inside ``folder`` to write files to; when the block ends well they take their places in ``folder``.
+
+    On any exception all files in ``folder`` stay as they were.
+    """
+    with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as partial:
+        yield Path(partial)
+        for file in sorted(Path(partial).iterdir()):
+            with atomic_path(folder / file.name) as path:
+                shutil.move(file, path)

@@ -16,6 +16,7 @@ TWIN = "twin"
 SIMULATE = "simulate"
 TWIN_EVALUATION = "twin_evaluation"
 UNASSIGNED = "unassigned"
+TRUTH = "truth"
 
 # of uns
 SLOTS = (
@@ -30,6 +31,7 @@ SLOTS = (
     TWIN,
     SIMULATE,
     TWIN_EVALUATION,
+    TRUTH,
     EMBEDDING.removeprefix("X_"),
 )
 

@@ -196,3 +196,5 @@ def test_random_network_refuses():
         random_network(6, 4)
     with pytest.raises(ValueError, match="at least 2"):
         random_network(6, 1)
+    with pytest.raises(TypeError, match=r"n_regulators must be an integer, got 12\.0"):
+        random_network(12.0, 3)

@@ -4,7 +4,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
@@ -124,6 +124,8 @@ def test_no_warning_and_no_global_random_state():
     seed=st.integers(0, 2**31),
 )
 def test_whatever_is_asked_for_comes_out_whole_and_again(n_cells, times, shares, n_donors, seed):
+    assume(round(max(shares) * n_cells) < n_cells)
+
     def made():
         return simulate_trimodal(
             n_cells,
@@ -224,6 +226,7 @@ def test_depth_and_house_keeping():
         ({"depth": {"adt": 100}}, ValueError, "depth: no modality 'adt'"),
         ({"depth": {"rna": 0}}, ValueError, "counts per cell of rna must be positive"),
         ({"missing": {"atac": 2}}, ValueError, "missing"),
+        ({"missing": {"atac": 0.98}}, ValueError, "no cell of 20 is left with atac"),
         ({"network": {"A": "B"}}, TypeError, "DataFrame of edges, got dict"),
         ({"network": pd.DataFrame({"source": ["A"]})}, ValueError, "column target missing"),
         ({"n_genes": 10}, ValueError, "n_genes=10 is too small"),

@@ -242,6 +242,26 @@ def test_no_group_takes_the_name_of_all_cells(data):
             truth(data, "GATA1", groupby="part")
 
 
+def test_groups_may_be_named_by_numbers_and_text(data):
+    data = data.copy()
+    data.obs["mixed"] = np.array([10, 9, "b", 2.5] * 100, dtype=object)
+    groups = truth_effect(data, "GATA1", groupby="mixed").drop_duplicates("group").set_index("group")
+    assert list(groups.index) == ["all", "2.5", "9", "10", "b"]
+    assert (groups["n_cells"].drop("all") == 100).all()
+
+
+def test_the_truth_is_not_told_of_cells_that_were_perturbed(tmp_path):
+    held = simulate_trimodal(60, **SIZES, interventions=["GATA1", ("SPI1", "overexpress", 2, 4)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mudata 0.3 announces 0.4
+        held.write_h5mu(tmp_path / "held.h5mu")
+        reread = mudata.read_h5mu(tmp_path / "held.h5mu")
+    for mdata in (held, reread):
+        for truth in (truth_effect, truth_fates):
+            with pytest.raises(ValueError, match=r"with 'GATA1', 'SPI1' held.*without `interventions`"):
+                truth(mdata, "KLF1")
+
+
 def test_acute_with_one_time_point_needs_a_horizon():
     once = simulate_trimodal(60, times=(0,), **SIZES)
     with pytest.raises(ValueError, match=r"there is one time point.*give `horizon` in days"):

@@ -114,6 +114,23 @@ def test_heat_map_shows_the_strongest_perturbations_and_marks_what_is_sure(mdata
     assert len(ax.collections[0].get_offsets())
 
 
+def test_heat_map_tells_what_was_set_from_what_was_not_kept(mdata):
+    def drawn():
+        fig = mm.pl.screen(mdata, return_fig=True)
+        effect, own = (np.ma.getmaskarray(np.ma.masked_invalid(i.get_array())) for i in fig.axes[0].images)
+        return effect, ~own, [text.get_text() for text in fig.legends[0].get_texts()]
+
+    slot, whole = mdata.uns["screen"], mdata.uns["screen"]["effects"]
+    empty, own, notes = drawn()
+    np.testing.assert_array_equal(empty, own)
+    assert own.any() and notes == ["set by the perturbation"]
+    lost = (whole["perturbation"] == "G5_knockout") & ~whole["direct"] & (whole["delta"].abs() < 1)
+    mdata.uns["screen"] = {**slot, "effects": whole[~lost]}
+    empty, own, notes = drawn()
+    assert (empty & ~own).any() and not (own & ~empty).any()
+    assert notes == ["set by the perturbation", "not kept (n_top)"]
+
+
 def test_what_is_not_there(mdata):
     with pytest.raises(KeyError, match=r"no result 'GATA2_knockout'.*nearest: 'GATA1_knockout'"):
         mm.pl.perturbation(mdata, "GATA2_knockout")

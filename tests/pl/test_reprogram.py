@@ -77,6 +77,15 @@ def test_chance_is_named_in_the_title(mdata):
     assert "not beyond chance" in fig.get_suptitle()
 
 
+def test_names_with_a_plus(mdata):
+    ranking = mdata.uns["reprogram"]["ranking"].replace(
+        {"factors": {"TF1": "CD8+T", "TF0+A_VERY_LONG_NAME_OF_A_GENE": "CD8+T+X"}}
+    )
+    mdata.uns["reprogram"]["ranking"] = ranking
+    labels = [t.get_text() for t in mm.pl.reprogram(mdata, n_top=14, show=False)[1].get_yticklabels()]
+    assert labels[::-1][:3] == ["+− CD8+T+X", "−CD8+T", "−TF2"]
+
+
 def test_refusals(mdata):
     with pytest.raises(ValueError, match="n_top must be at least 1"):
         mm.pl.reprogram(mdata, n_top=0)

@@ -3,6 +3,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 import mmopt as mm
+from mmopt._compat import override_pull_on_update
 
 CALLS = {"trajectories": (), "fates": (), "dynamics": (["GATA1", "KLF1"],), "quasi_potential": ()}
 each_plot = pytest.mark.parametrize("name", CALLS)
@@ -130,12 +131,29 @@ def test_paths_are_those_of_the_twin_that_is_drawn(twinned):
     assert not plt.get_fignums()
 
 
+@pytest.mark.parametrize("name", ["trajectories", "quasi_potential"])
+def test_other_cells_than_those_of_the_twin_are_refused(twinned, name):
+    with override_pull_on_update():
+        part = twinned[twinned.obs_names[:450]].copy()
+        turned = twinned[twinned.obs_names[::-1]].copy()
+    moved = twinned.copy()
+    moved.obsm["X_pca"] = 1 - moved.obsm["X_pca"]
+    for mdata, message in (
+        (part, r"fitted to \d+ cells, there are 450"),
+        (turned, "in another order"),
+        (moved, "is not the embedding"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}.*call `mm.tl.twin` again"):
+            getattr(mm.pl, name)(mdata)
+    assert not plt.get_fignums()
+
+
 def test_valleys_of_the_landscape_lie_where_the_cells_are(twinned):
     from mmopt.pl._plane import Plane, times_of
     from mmopt.pl._quasi_potential import _surface
 
     plane = Plane(twinned, "X_pca")
-    time, times, _ = times_of(twinned.uns["twin"])
+    time, times, _ = times_of(twinned, twinned.uns["twin"])
     edges, height, _ = _surface(plane.cells, time, times, 0.0)
     i, j = (np.clip(np.searchsorted(e, c) - 1, 0, 89) for e, c in zip(edges, plane.cells.T, strict=True))
     assert np.median(height[i, j]) < np.median(height) - 0.5

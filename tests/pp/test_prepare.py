@@ -100,6 +100,18 @@ def test_kept_features(mdata):
         mm.pp.prepare(mdata, keep="Gene41")
 
 
+def test_numbers_may_be_written_as_floats_and_what_is_no_number_or_name_is_refused(mdata):
+    mm.pp.prepare(mdata, n_top_genes=1e1, n_top_peaks=np.float64(20))
+    assert (len(marked(mdata, "rna")), len(marked(mdata, "atac"))) == (10, 20)
+    for name in ("n_top_genes", "n_top_peaks", "min_cells"):
+        for wrong in (5.5, "5", np.nan):
+            with pytest.raises(TypeError, match=f"{name}={wrong!r}: a whole number is needed"):
+                mm.pp.prepare(mdata, **{name: wrong})
+    for wrong in (3, np.nan):
+        with pytest.raises(TypeError, match=f"keep: names of features are needed, got {wrong}"):
+            mm.pp.prepare(mdata, keep=[wrong])
+
+
 def test_modalities_left_out_stay_untouched(mdata):
     mm.pp.prepare(mdata, atac=False)
     assert "highly_variable" not in mdata["atac"].var

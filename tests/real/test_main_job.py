@@ -55,7 +55,8 @@ def test_protein_from_rna_of_masked_cells(real_data):
     ],
 )
 def test_other_data_need_no_special_treatment(real_data, tmp_path, name, modalities):
-    from mmopt.__main__ import OUTPUTS, main
+    from mmopt.__main__ import main
+    from mmopt._report import OUTPUTS
 
     arguments = [
         str(real_data / name),

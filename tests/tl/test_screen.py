@@ -154,4 +154,6 @@ def test_slots_of_other_functions_are_not_overwritten(mdata):
             call(mdata, key_added="perturb", **named)
     with pytest.raises(ValueError, match=r"key_added='regulons' would overwrite.*'screen_2'"):
         mm.tl.screen(mdata, key_added="regulons")
+    with pytest.raises(ValueError, match="key_added='truth' would overwrite"):
+        mm.tl.screen(mdata, key_added="truth")
     assert mdata.uns["regulons"] is before

@@ -1,4 +1,4 @@
-"""What a simulated gene-regulatory network is, the myeloid one, and networks from a user's edges."""
+"""What a simulated gene-regulatory network is, and networks from a user's edges."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

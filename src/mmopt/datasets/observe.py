@@ -114,7 +114,7 @@ def missing_cells(
     Raises
     ------
     ValueError
-        Unknown modality or pattern, a share outside [0, 1), or ``"mosaic"`` with one donor.
+        Unknown modality or pattern, a share outside [0, 1) or so large that no cell has the modality, or ``"mosaic"`` with one donor.
     """
     lacking = {modality: np.zeros(len(donor), dtype=bool) for modality in MODALITIES}
     if missing is None:
@@ -136,5 +136,9 @@ def missing_cells(
                 f"missing: the share of cells without {modality} must be a number in [0, 1), got {share!r}"
             )
         lacking[modality][rng.permutation(len(donor))[: round(share * len(donor))]] = True
+        if lacking[modality].all():
+            raise ValueError(
+                f"missing: no cell of {len(donor)} is left with {modality}; take a smaller share or more cells"
+            )
     lacking["rna"] &= ~(lacking["atac"] & lacking["prot"])
     return lacking

@@ -10,13 +10,13 @@ from mudata import MuData
 
 from mmopt._checks import listed
 from mmopt._compat import override_pull_on_update
-from mmopt._keys import MODALITIES
+from mmopt._keys import MODALITIES, TRUTH
 from mmopt.datasets.dynamics import TRANSCRIPT, Kinetics
 from mmopt.datasets.interventions import parse
 from mmopt.datasets.myeloid import krumsiek2011
 from mmopt.datasets.network import Network
 from mmopt.datasets.observe import Assay, count, default_depth, missing_cells
-from mmopt.datasets.storage import SLOT, record
+from mmopt.datasets.storage import record
 from mmopt.datasets.system import System
 
 
@@ -49,7 +49,8 @@ def simulate_trimodal(
     Parameters
     ----------
     n_cells
-        Cells, spread evenly over ``times`` and donors.
+        Cells, spread evenly over ``times``, and evenly over donors; a donor may have more of them at one time than at
+        another.
     network
         Default: the myeloid network of :func:`krumsiek2011`. Or a network of :func:`random_network`, or a frame of
         edges with columns ``source``, ``target`` and ``weight`` or ``sign`` (see :meth:`Network.from_edges`), whose
@@ -66,8 +67,10 @@ def simulate_trimodal(
         Share of cells that lack a modality, e.g. ``{"atac": 0.2, "prot": 0.3}`` (a cell keeps at least one), or
         ``"mosaic"``: the first donor has all three modalities, the second no ATAC, the third no protein, and again.
     depth
-        Median counts per cell, e.g. ``{"rna": 2000, "atac": 1200, "prot": 1000}``; default: 5 per gene, 1.2 per
-        peak, 50 per protein.
+        Counts per cell, e.g. ``{"rna": 2000, "atac": 1200, "prot": 1000}``; default: 5 per gene, 1.2 per peak, 50 per
+        protein. It is the median expected of a donor without effect. Every donor, also a single one, multiplies it in
+        each modality by exp(``batch_effect`` × a standard normal number); RNA loses what ``dropout`` takes; and protein
+        goes with how much of it the cells show, which may be a fifth off.
     dropout
         Largest share of RNA counts set to 0; it falls off with the expected count.
     atac_background
@@ -76,7 +79,8 @@ def simulate_trimodal(
     interventions
         Clamp genes in all cells: ``"GATA1"``, ``("GATA1", "overexpress")``, ``("GATA1", "knockout", 2, 4)`` (days)
         or a list of these. Knock-out holds the gene at 0, over-expression at twice the 99.9 % quantile of the wild
-        type. The cells are those of the wild type with the same ``random_state``, under the same noise.
+        type. The cells go through the noise that those of the wild type with the same ``random_state`` go through;
+        their counts are another draw.
     kinetics
         Rates and noise of the cells.
     random_state
@@ -175,7 +179,7 @@ def simulate_trimodal(
             }
         )
         mdata.obs = obs.loc[mdata.obs_names]
-    mdata.uns[SLOT] = record(system, assay, clamps)
+    mdata.uns[TRUTH] = record(system, assay, clamps)
     return mdata
 
 

@@ -9,14 +9,13 @@ from mudata import MuData
 
 from mmopt._checks import listed
 from mmopt._compat import versions
+from mmopt._keys import TRUTH
 from mmopt.datasets.dynamics import Kinetics
 from mmopt.datasets.interventions import Intervention
 from mmopt.datasets.logic import EDGE_COLUMNS
 from mmopt.datasets.network import Network
 from mmopt.datasets.observe import Assay
 from mmopt.datasets.system import System
-
-SLOT = "truth"
 
 
 def record(system: System, assay: Assay, interventions: Sequence[Intervention]) -> dict:
@@ -58,11 +57,16 @@ def record(system: System, assay: Assay, interventions: Sequence[Intervention]) 
 
 def restore(mdata: MuData) -> tuple[System, np.ndarray]:
     """Build the simulation of ``mdata`` again; also the number of each of its cells in it."""
-    if SLOT not in mdata.uns:
+    if TRUTH not in mdata.uns:
         raise KeyError(
-            f"no simulated truth in mdata.uns[{SLOT!r}]; it is there in data of mm.datasets.simulate_trimodal()"
+            f"no simulated truth in mdata.uns[{TRUTH!r}]; it is there in data of mm.datasets.simulate_trimodal()"
         )
-    truth = mdata.uns[SLOT]
+    truth = mdata.uns[TRUTH]
+    if len(truth["interventions"]):
+        raise ValueError(
+            f"these cells were simulated with {listed(truth['interventions']['gene'])} held, and the truth is known of the "
+            "wild type only; ask it of `simulate_trimodal` with the same random_state and without `interventions`"
+        )
     stored, parameters = truth["edges"], truth["parameters"]
     given = stored.loc[stored["given"].to_numpy(bool), EDGE_COLUMNS].reset_index(drop=True)
     system = System(
@@ -80,7 +84,7 @@ def restore(mdata: MuData) -> tuple[System, np.ndarray]:
         zip(stored["source"], stored["target"], strict=True)
     ):
         raise ValueError(
-            f"the simulation in mdata.uns[{SLOT!r}] comes out differently with this NumPy; it was made with "
+            f"the simulation in mdata.uns[{TRUTH!r}] comes out differently with this NumPy; it was made with "
             f"{dict(truth['versions'])}: simulate it again"
         )
     cells = system.cells.get_indexer(mdata.obs_names)

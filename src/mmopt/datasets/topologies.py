@@ -1,5 +1,7 @@
 """Random networks that differentiate, of any size and branching."""
 
+from numbers import Integral
+
 import numpy as np
 import pandas as pd
 
@@ -27,8 +29,8 @@ def random_network(
 
     Raises
     ------
-    ValueError
-        Fewer than 2 fates or children, or fewer regulators than the tree has nodes.
+    TypeError, ValueError
+        A size that is no integer, fewer than 2 fates or children, or fewer regulators than the tree has nodes.
 
     Examples
     --------
@@ -36,6 +38,9 @@ def random_network(
     >>> len(network.regulators), network.fates
     (12, ['fate1', 'fate2', 'fate3'])
     """
+    for name, value in {"n_regulators": n_regulators, "n_fates": n_fates, "branching": branching}.items():
+        if not isinstance(value, Integral):
+            raise TypeError(f"{name} must be an integer, got {value!r}")
     if n_fates < 2 or branching < 2:
         raise ValueError(f"n_fates and branching must be at least 2, got {n_fates} and {branching}")
     rng = np.random.default_rng(random_state)

@@ -7,11 +7,12 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt._checks import listed
+from mmopt._keys import TRUTH
 from mmopt.datasets.dynamics import TRANSCRIPT
 from mmopt.datasets.interventions import Intervention, parse
 from mmopt.datasets.network import NO_FATE
 from mmopt.datasets.observe import signal
-from mmopt.datasets.storage import SLOT, restore
+from mmopt.datasets.storage import restore
 from mmopt.datasets.system import Snapshot, System
 
 _REGIMES = ("chronic", "acute")
@@ -64,7 +65,8 @@ def truth_effect(
     KeyError
         No simulated truth in ``mdata.uns``, an unknown gene or column, cells that were not simulated.
     ValueError
-        Unknown mode or regime, a horizon that is not positive or before a perturbation starts, a group called "all".
+        Unknown mode or regime, a horizon that is not positive or before a perturbation starts, a group called "all",
+        data that were simulated with ``interventions``.
 
     Examples
     --------
@@ -83,8 +85,8 @@ def truth_effect(
         at = system.time + _checked_horizon(regime, horizon, span / 3, clamps)
         (before,), (after,) = system.read([at]), system.read([at], clamps, since=system.time)
 
-    depth = mdata.uns[SLOT]["depth"]
-    background = float(mdata.uns[SLOT]["parameters"].get("atac_background", 0.0))
+    depth = mdata.uns[TRUTH]["depth"]
+    background = float(mdata.uns[TRUTH]["parameters"].get("atac_background", 0.0))
     clamped = [c.gene for c in clamps]
     total: dict[str, np.ndarray] = {}
     squares: dict[str, np.ndarray] = {}
@@ -206,7 +208,9 @@ def _groups(mdata: MuData, groupby: str | None) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"groupby: {groupby!r} has a group 'all', which is what all cells are called; rename that group"
             )
-        groups |= {str(g): np.flatnonzero(mdata.obs[groupby] == g) for g in sorted(labels.unique())}
+        # numbers before text, where a column has both
+        names = sorted(labels.unique(), key=lambda g: (isinstance(g, str), g))
+        groups |= {str(g): np.flatnonzero(mdata.obs[groupby] == g) for g in names}
     return groups
 
 

@@ -1,3 +1,5 @@
+"""How often predictive intervals hold what was observed."""
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Scores of predicted fates of traced cells."""
+
 from collections.abc import Mapping
 
 import numpy as np

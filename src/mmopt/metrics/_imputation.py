@@ -1,3 +1,5 @@
+"""Scores of imputed values."""
+
 import numpy as np
 from numpy.typing import ArrayLike
 

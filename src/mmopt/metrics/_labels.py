@@ -1,3 +1,5 @@
+"""How well an embedding tells labels apart."""
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike

@@ -1,3 +1,5 @@
+"""The linear embedding that a model has to beat."""
+
 from collections.abc import Mapping
 from typing import TypeAlias
 

@@ -91,6 +91,11 @@ def fitting(labels: list[str], room: float) -> tuple[list[str], int]:
     return [fill(label, letters, break_on_hyphens=False) for label in labels], 1
 
 
+def shortened(name: str, most: int = 24) -> str:
+    """``name``, its end cut off where it has more than ``most`` letters."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def finish(fig: Figure, ax: Drawn, show: bool | None, return_fig: bool) -> Drawn | Figure | None:
     """Hand a plot back the way scanpy does.
 

@@ -11,8 +11,7 @@ from mudata import MuData
 
 from mmopt._checks import check_mudata, obs_column
 from mmopt._keys import EMBEDDING, MODALITIES, weight_column
-from mmopt.pl._figure import COLUMN, GREY, MODALITY_COLORS, finish, style
-from mmopt.pl._perturbation import _short
+from mmopt.pl._figure import COLUMN, GREY, MODALITY_COLORS, finish, shortened, style
 from mmopt.pl._slots import MODALITY_NAMES
 
 MOST_GROUPS = 100
@@ -118,7 +117,7 @@ def _groups(mdata: MuData, groupby: str | None) -> tuple[np.ndarray, list[str]]:
 
 def _panels(n: int, names: list[str], width: float) -> tuple[Figure, np.ndarray]:
     letter = 0.055  # inches, on average
-    names = [_short(name, max(int((width - 1.6) / letter), 12)) for name in names]
+    names = [shortened(name, max(int((width - 1.6) / letter), 12)) for name in names]
     room = width - letter * max(map(len, names))
     columns = min(n, 4, max(1, int(room / 1.1)))
     rows = -(-n // columns)

@@ -12,9 +12,9 @@ from matplotlib.patches import Patch
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import listed, nearest
-from mmopt.pl._figure import COLUMN, GREY, MODALITY_COLORS, PALETTE, finish, style
-from mmopt.pl._slots import MODALITY_NAMES, check_parts, read
+from mmopt._checks import listed
+from mmopt.pl._figure import COLUMN, GREY, MODALITY_COLORS, PALETTE, finish, shortened, style
+from mmopt.pl._slots import MODALITY_NAMES, check_parts, chosen_result, read
 
 _BAND = "0.88"
 
@@ -68,15 +68,13 @@ def perturbation(
     if n_top < 1:
         raise ValueError(f"n_top must be at least 1, got {n_top}")
     results = read(mdata, _keys.PERTURB, "mm.tl.perturb(mdata, ...)", ())
-    key = _chosen(results, key)
+    key = chosen_result(results, key)
     check_parts(
         results[key], f"mdata.uns['perturb'][{key!r}]", "mm.tl.perturb(mdata, ...)", ("effects", "groups")
     )
     effects, groups = results[key]["effects"], results[key]["groups"]
-    names, group = (
-        effects["group"].astype(str),
-        str(group),
-    )  # groups of an integer column are named by their text
+    # groups of an integer column are named by their text
+    names, group = effects["group"].astype(str), str(group)
     if group not in set(names):
         raise KeyError(f"group={group!r}: {key!r} has the groups {listed(names.unique(), 20)}")
     here = effects[(names == group).to_numpy() & ~effects["direct"].to_numpy(dtype=bool)]
@@ -108,22 +106,9 @@ def perturbation(
         ]
         fig.legend(handles=handles, loc="outside lower center", ncols=3 if columns > 1 else 1)
         cells = groups.loc[(groups["group"].astype(str) == group).to_numpy(), "n_cells"].iloc[0]
-        title = key.replace("_", " ") if len(key) < 40 else key[:37] + "…"
+        title = shortened(key.replace("_", " "), 38)
         fig.suptitle(f"{title} · {group} ({int(cells):,} cells)", fontsize=plt.rcParams["axes.titlesize"])
         return finish(fig, axes, show, return_fig)
-
-
-def _chosen(results, key: str | None) -> str:
-    if not results:
-        raise KeyError(f"mdata.uns[{_keys.PERTURB!r}] is empty; call `mm.tl.perturb(mdata, ...)` first")
-    if key is None:
-        if len(results) != 1:
-            raise KeyError(f"key: there are several results, {listed(results, 20)}; name one")
-        return next(iter(results))
-    if key not in results:
-        close = nearest(key, results) or list(results)
-        raise KeyError(f"no result {key!r} in mdata.uns[{_keys.PERTURB!r}]; nearest: {listed(close)}")
-    return key
 
 
 def _role(name: str, known: Mapping[str, str]) -> str:
@@ -147,10 +132,6 @@ def _forest(ax: Axes, role: str, top: pd.DataFrame) -> None:
     ax.hlines(y, top["q05"], top["q95"], color=color, zorder=2)
     beyond = np.abs(delta) > band
     ax.scatter(delta, y, s=14, c=np.where(beyond, color, "white"), edgecolors=color, linewidths=0.9, zorder=3)
-    ax.set_yticks(y, labels=[_short(f) for f in top["feature"].astype(str)])
+    ax.set_yticks(y, labels=[shortened(f) for f in top["feature"].astype(str)])
     ax.set_ylim(-0.7, max(len(top) - 0.3, 0.7))
     ax.tick_params(axis="y", length=0)
-
-
-def _short(name: str, most: int = 24) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

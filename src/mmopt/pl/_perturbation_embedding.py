@@ -10,8 +10,7 @@ from scipy.spatial import cKDTree
 from mmopt import _keys
 from mmopt._checks import listed
 from mmopt.pl._figure import COLUMN, GREY, PALETTE, finish, style
-from mmopt.pl._perturbation import _chosen
-from mmopt.pl._slots import read
+from mmopt.pl._slots import chosen_result, read
 
 _NEIGHBOURS, _LEAST_CELLS = 15, 5
 
@@ -72,7 +71,7 @@ def perturbation_embedding(
         raise ValueError(f"n_grid must be at least 2, got {n_grid}")
     if basis not in mdata.obsm and f"X_{basis}" in mdata.obsm:  # scanpy takes either
         basis = f"X_{basis}"
-    key = _chosen(read(mdata, _keys.PERTURB, "mm.tl.perturb(mdata, ...)", ()), key)
+    key = chosen_result(read(mdata, _keys.PERTURB, "mm.tl.perturb(mdata, ...)", ()), key)
     moved, null = _keys.shifted_embedding(key, use_rep), _keys.null_embedding(key, use_rep)
     for slot, call in (
         (basis, "sc.pp.neighbors(mdata, use_rep='X_mmopt'); sc.tl.umap(mdata)"),

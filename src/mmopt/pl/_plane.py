@@ -7,7 +7,8 @@ import numpy as np
 from mudata import MuData
 
 from mmopt._checks import listed
-from mmopt.pl._perturbation import _short
+from mmopt._identity import check_identity
+from mmopt.pl._figure import shortened
 
 
 class Plane:
@@ -40,8 +41,9 @@ class Plane:
         return (np.asarray(states, dtype=float) - self._centre) @ self._axes.T
 
 
-def times_of(twin: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, str]:
-    """Time of each cell (NaN: none), the time points, and the label of the axis."""
+def times_of(mdata: MuData, twin: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, str]:
+    """Time of each cell (NaN: none), the time points, and the label of the axis; other cells than the twin's are refused."""
+    check_identity(twin, mdata)
     times = np.asarray(twin["times"], dtype=float)
     point = np.asarray(twin["point"], dtype=int)
     return np.where(point >= 0, times[np.maximum(point, 0)], np.nan), times, time_label(twin["params"])
@@ -61,7 +63,7 @@ def shade_windows(ax: Any, params: Mapping[str, Any]) -> None:
 
 def described(params: Mapping[str, Any], most: int = 6) -> str:
     """Interventions of a simulation in one line, the first ones where there are more than ``most``."""
-    names = [f"{_short(str(n))} {m}" for n, m in zip(params["features"], params["modes"], strict=True)]
+    names = [f"{shortened(str(n))} {m}" for n, m in zip(params["features"], params["modes"], strict=True)]
     if len(names) > most:
         names[most - 1 :] = [f"{len(names) - most + 1} more"]
     return " + ".join(names) if len(names) else "no intervention"

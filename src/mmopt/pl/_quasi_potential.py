@@ -57,7 +57,8 @@ def quasi_potential(
     KeyError
         No such result.
     ValueError
-        A simulation of another twin, or ``n_paths`` or ``slope`` below 0.
+        A simulation of another twin, ``n_paths`` or ``slope`` below 0, or other cells, another order of them or another embedding
+        than the twin was fitted to.
 
     Notes
     -----
@@ -77,7 +78,7 @@ def quasi_potential(
         raise ValueError(f"n_paths and slope must not be negative, got {n_paths=}, {slope=}")
     twin = read(mdata, key, "mm.tl.twin(mdata, time_key=...)", ("times", "point", "params"))
     plane = Plane(mdata, str(twin["params"]["use_rep"]))
-    time, times, label = times_of(twin)
+    time, times, label = times_of(mdata, twin)
     edges, height, when = _surface(plane.cells, time, times, slope)
     centres = [0.5 * (e[1:] + e[:-1]) for e in edges]
     paths = _paths(mdata, key, simulation)

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt.pl._figure import COLUMN, GREY, PALETTE, finish, style
+from mmopt.pl._figure import COLUMN, GREY, PALETTE, finish, shortened, style
 from mmopt.pl._slots import read
 
 _BAND = "0.88"
@@ -137,7 +137,10 @@ def _points(ax: Axes, x: np.ndarray, y: np.ndarray, filled: np.ndarray, color: s
     ax.scatter(x, y, s=16, c=face, edgecolors=color, linewidths=0.9, marker=marker, zorder=3)
 
 
-def _named(factors: str, modes: str, most: int = 15) -> str:
+def _named(factors: str, modes: str) -> str:
     """``+GATA1 −SPI1``."""
-    pairs = zip(str(factors).split("+"), str(modes).split("+"), strict=True)
-    return "  ".join(_MARKS[m] + (f if len(f) <= most else f[: most - 1] + "…") for f, m in pairs)
+    marks = [_MARKS[m] for m in modes.split("+")]
+    names = factors.split("+") if len(marks) > 1 else [factors]
+    if len(names) > len(marks):  # names with a plus in them: where one ends cannot be told
+        return f"{''.join(marks)} {shortened(factors, 30)}"
+    return "  ".join(m + shortened(f, 15) for f, m in zip(names, marks, strict=True))

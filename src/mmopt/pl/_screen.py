@@ -3,14 +3,19 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from mudata import MuData
 from scipy.cluster.hierarchy import leaves_list, linkage
 
 from mmopt import _keys
 from mmopt._checks import listed
-from mmopt.pl._figure import COLUMN, DIVERGING, GREY, finish, style
+from mmopt.pl._figure import COLUMN, DIVERGING, GREY, finish, shortened, style
 from mmopt.pl._slots import read
+
+_DIRECT = "0.8"
+_NOT_KEPT = {"facecolor": "white", "edgecolor": "0.8", "hatch": "//////", "linewidth": 0}
 
 
 def screen(
@@ -55,7 +60,8 @@ def screen(
 
     Notes
     -----
-    Dots mark effects whose 90 % interval leaves out 0. What a perturbation sets itself is grey.
+    Dots mark effects whose 90 % interval leaves out 0. What a perturbation sets itself is grey; hatched are effects that the screen
+    did not keep (``n_top``).
 
     Examples
     --------
@@ -87,18 +93,29 @@ def screen(
     wide = table.pivot(index="perturbation", columns="feature", values="delta")
     wide = wide.loc[:, wide.abs().max().sort_values(ascending=False).index[:n_features]]
     wide = wide.iloc[_similar(wide.to_numpy()), _similar(wide.to_numpy().T)]
-    sure = (
-        table.pivot(index="perturbation", columns="feature", values="sure").reindex_like(wide).fillna(False)
+    sure, direct = (
+        table.pivot(index="perturbation", columns="feature", values=of).reindex_like(wide).eq(True)
+        for of in ("sure", "direct")
     )
+    notes = []
+    if direct.any(axis=None):
+        notes.append(Patch(facecolor=_DIRECT, label="set by the perturbation"))
+    if (wide.isna() & ~direct).any(axis=None):
+        notes.append(Patch(**_NOT_KEPT, label="not kept (n_top)"))
     with style():
-        height = 0.9 + 0.15 * len(wide) + 0.055 * max(map(len, map(str, wide.columns)))
+        height = 0.9 + 0.15 * len(wide) + 0.055 * max(map(len, map(str, wide.columns))) + 0.2 * bool(notes)
         fig, ax = plt.subplots(figsize=(width, height), layout="constrained")
         limit = float(np.nanquantile(np.abs(wide.to_numpy()), 0.98)) if wide.notna().any(axis=None) else 1.0
-        cmap = plt.get_cmap(DIVERGING).with_extremes(bad="0.8")
+        # squares without a value let the background through
+        ax.patch.set(**_NOT_KEPT)
         image = ax.imshow(
-            wide, cmap=cmap, vmin=-(limit or 1), vmax=limit or 1, aspect="auto", interpolation="none"
+            wide, cmap=DIVERGING, vmin=-(limit or 1), vmax=limit or 1, aspect="auto", interpolation="none"
         )
-        y, x = np.nonzero(sure.to_numpy(dtype=bool))
+        own = np.ma.masked_equal(direct.to_numpy(dtype=float), 0)
+        ax.imshow(own, cmap=ListedColormap([_DIRECT]), aspect="auto", interpolation="none")
+        if notes:
+            fig.legend(handles=notes, loc="outside lower center", ncols=len(notes))
+        y, x = np.nonzero(sure)
         ax.scatter(x, y, s=3, color="black", linewidths=0)
         _label(ax, wide, width)
         bar = fig.colorbar(image, ax=ax, shrink=0.6, pad=0.01, extend="both")
@@ -116,7 +133,7 @@ def _similar(values: np.ndarray) -> np.ndarray:
 
 
 def _label(ax, wide: pd.DataFrame, width: float) -> None:
-    rows = [str(name) if len(str(name)) <= 34 else str(name)[:33] + "…" for name in wide.index]
+    rows = [shortened(str(name), 34) for name in wide.index]
     ax.set_yticks(range(len(wide)), labels=rows, fontsize=6)
     room = max(width - 0.055 * max(map(len, rows)) - 0.9, 0.5)
     # a name needs about a tenth of an inch

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from mudata import MuData
 
-from mmopt._checks import check_mudata, listed
+from mmopt import _keys
+from mmopt._checks import check_mudata, listed, nearest
 
 MODALITY_NAMES = {"rna": "RNA", "atac": "ATAC", "prot": "Protein"}
 
@@ -29,6 +30,20 @@ def check_parts(slot: Any, where: str, call: str, parts: tuple[str, ...]) -> Non
         raise KeyError(f"{where} holds no results, so `{call}` did not write it; call it again")
     if missing := [part for part in parts if part not in slot]:
         raise KeyError(f"{where} has no {listed(missing)}, so `{call}` did not write it; call it again")
+
+
+def chosen_result(results: Mapping[str, Any], key: str | None) -> str:
+    """Name of the result of :func:`mmopt.tl.perturb` that is asked for; it may be left out where there is one."""
+    if not results:
+        raise KeyError(f"mdata.uns[{_keys.PERTURB!r}] is empty; call `mm.tl.perturb(mdata, ...)` first")
+    if key is None:
+        if len(results) != 1:
+            raise KeyError(f"key: there are several results, {listed(results, 20)}; name one")
+        return next(iter(results))
+    if key not in results:
+        close = nearest(key, results) or list(results)
+        raise KeyError(f"no result {key!r} in mdata.uns[{_keys.PERTURB!r}]; nearest: {listed(close)}")
+    return key
 
 
 def show_settled(ax: Any, values: Any) -> float:

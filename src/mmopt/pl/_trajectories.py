@@ -45,8 +45,8 @@ def trajectories(
 
     Raises
     ------
-    KeyError
-        No such result.
+    KeyError, ValueError
+        No such result, or other cells, another order of them or another embedding than the twin was fitted to.
 
     Notes
     -----
@@ -60,9 +60,11 @@ def trajectories(
     if n_paths < 1:
         raise ValueError(f"n_paths must be at least 1, got {n_paths}")
     slot = read(mdata, key, _CALL, ("paths", "params", "t"))
-    twin = read(mdata, str(slot["params"]["twin"]), "mm.tl.twin(mdata, time_key=...)", ("times", "point"))
+    twin = read(
+        mdata, str(slot["params"]["twin"]), "mm.tl.twin(mdata, time_key=...)", ("times", "point", "params")
+    )
     plane = Plane(mdata, str(slot["params"]["use_rep"]))
-    times, _, label = times_of(twin)
+    times, _, label = times_of(mdata, twin)
     arms = {"wild_type": "black"} | ({"perturbed": PALETTE[1]} if "perturbed" in slot["paths"] else {})
     with style(ax) as scale:
         own = ax is None

@@ -1,3 +1,6 @@
+"""Check a MuData and mark the features worth modelling."""
+
+import operator
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -70,6 +73,8 @@ def prepare(
     ------
     KeyError
         No such modality, layer, batch column or feature to keep.
+    TypeError
+        A number of features that is not whole, or a feature to keep that is no name.
     ValueError
         Not raw counts, repeated names, cells without a modality, no feature in ``min_cells`` cells, an ambiguous
         feature to keep, or other values in ``layers["counts"]`` already. ``mdata`` is then unchanged.
@@ -88,10 +93,8 @@ def prepare(
     """
     modalities = _checks.find_modalities(mdata, rna, atac, prot)
     _checks.report_unused(mdata, modalities, rna=rna, atac=atac, prot=prot)
-    numbers = {"n_top_genes": n_top_genes, "n_top_peaks": n_top_peaks, "min_cells": min_cells}
-    for argument, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{argument}={number}: at least 1 is needed")
+    n_top_genes, n_top_peaks = _count("n_top_genes", n_top_genes), _count("n_top_peaks", n_top_peaks)
+    min_cells = _count("min_cells", min_cells)
     if mdata.is_view and not copy:
         raise ValueError("mdata is a view, which cannot be written to: pass `mdata.copy()` or `copy=True`")
     _checks.check_obs(mdata, modalities)
@@ -143,9 +146,25 @@ def _counts_and_marks(
     return counts if in_memory else None, chosen
 
 
+def _count(argument: str, number: float | None) -> int | None:
+    """Return a number of at least 1, as an integer, or ``None``."""
+    if number is None:
+        return None
+    try:
+        # 1e3 is how many write a thousand
+        whole = operator.index(int(number) if isinstance(number, float) and number.is_integer() else number)
+    except TypeError as error:
+        raise TypeError(f"{argument}={number!r}: a whole number is needed") from error
+    if whole < 1:
+        raise ValueError(f"{argument}={number}: at least 1 is needed")
+    return whole
+
+
 def _kept(mdata: MuData, modalities: Mapping[str, str], keep: Iterable[str]) -> dict[str, list[str]]:
     kept: dict[str, list[str]] = {name: [] for name in modalities.values()}
     for feature in [keep] if isinstance(keep, str) else keep:
+        if not isinstance(feature, str):
+            raise TypeError(f"keep: names of features are needed, got {feature!r}")
         owners = [name for name in kept if feature in mdata.mod[name].var_names]
         name, _, rest = feature.partition(":")
         name = modalities.get(name, name)

@@ -11,9 +11,8 @@ from scipy import sparse
 
 Counts: TypeAlias = sparse.csr_matrix | np.ndarray
 
-GENES_PER_BIN = (
-    50  # genes compete within bins of similar mean; scanpy's 20 bins would be near empty in a panel
-)
+# genes compete within bins of similar mean; scanpy's 20 bins would be near empty in a panel
+GENES_PER_BIN = 50
 MIN_BATCH = 20  # a batch of fewer cells says too little about variance to have a vote
 
 

@@ -1,4 +1,4 @@
-"""Tools: train, look at the fit, compare optimizers."""
+"""Tools: train, look at the fit, compare optimizers, perturb, reprogram, follow a time course."""
 
 import lazy_loader as _lazy
 

@@ -7,13 +7,10 @@ import pandas as pd
 from mudata import MuData
 from scipy import sparse
 
-from mmopt._cells import digest
 from mmopt._checks import check_mudata, listed
+from mmopt._identity import check_identity
 from mmopt.dynamics import Flow
 from mmopt.tl._course import Course
-
-# of an embedding's size: what single precision and another order of summation may change in its sums
-_ALIKE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,34 +20,6 @@ class Member:
     weights: list[np.ndarray]
     couplings: list[sparse.csr_matrix]
     flow: Flow
-
-
-def identity(mdata: MuData, states: np.ndarray) -> dict[str, str | np.ndarray]:
-    """Return what tells the cells, their order and their embedding from others, in a few bytes.
-
-    ``names``: digest of the names in their order. ``sums``: of the embedding, ``(2, d)``, so weighed that an exchange of cells or
-    axes shows; sums, because an embedding in single precision or computed on another machine is the same one.
-    """
-    n = len(states)
-    weights = np.cos(np.arange(n)) / np.sqrt(max(n, 1))
-    return {
-        "names": digest(mdata.obs_names),
-        "sums": np.stack([weights @ states, np.sqrt(np.mean(states**2, axis=0))]),
-    }
-
-
-def _check_identity(stored: dict, mdata: MuData, states: np.ndarray, use_rep: str) -> None:
-    now = identity(mdata, states)
-    if str(stored["names"]) != now["names"]:
-        raise ValueError(
-            "the twin was fitted to other cells, or to these in another order (mdata.obs_names differ); call `mm.tl.twin` again "
-            "after renaming or reordering cells"
-        )
-    before, after = np.asarray(stored["sums"], dtype=float), now["sums"]
-    if before.shape == after.shape and (np.abs(before - after) > _ALIKE * before[1].max()).any():
-        raise ValueError(
-            f"mdata.obsm[{use_rep!r}] is not the embedding that the twin was fitted to; call `mm.tl.twin` again after changing it"
-        )
 
 
 def restore(mdata: MuData, key: str) -> tuple[Course, list[Member]]:
@@ -69,20 +38,9 @@ def restore(mdata: MuData, key: str) -> tuple[Course, list[Member]]:
         )
     slot = mdata.uns[key]
     point, times = np.asarray(slot["point"], dtype=int), np.asarray(slot["times"], dtype=float)
-    if len(point) != mdata.n_obs:
-        raise ValueError(
-            f"the twin was fitted to {len(point)} cells, there are {mdata.n_obs}; call `mm.tl.twin` again after changing "
-            "the cells"
-        )
+    check_identity(slot, mdata)
     use_rep = slot["params"]["use_rep"]
-    if use_rep not in mdata.obsm:
-        raise KeyError(
-            f"the twin lives in mdata.obsm[{use_rep!r}], which is gone; compute it again, or call `mm.tl.twin`"
-        )
     states = np.asarray(mdata.obsm[use_rep], dtype=float)
-    # twins of earlier versions know their cells by number only
-    if "identity" in slot:
-        _check_identity(slot["identity"], mdata, states, use_rep)
     course = Course(times, point, states, None, str(slot["params"]["units"]))
     members = []
     for m in range(len(slot["members"])):

@@ -11,11 +11,11 @@ from scipy import sparse
 from mmopt import _keys, optim
 from mmopt._checks import listed
 from mmopt._compat import own_copy, versions
+from mmopt._identity import identity
 from mmopt._progress import progress
 from mmopt._random import derived
 from mmopt.dynamics import couple, drifts_apart, fit_flow
 from mmopt.tl._course import Course, read_course
-from mmopt.tl._members import identity
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
