@@ -47,8 +47,8 @@ def perturbation_scores(
         ``sign_accuracy`` on the changed features, an abstention counting one half; ``mae``; ``mae_changed``
         and ``mae_ratio``, on the changed features, and relative to predicting no change; ``weighted_mse``, each feature
         weighted by its squared true change, so that predicting the mean does not pay; ``discrimination``, 1 where the
-        own truth is the nearest by mean absolute error, 0.5 by chance (NaN with ``seen``); ``coverage`` and ``width`` of the intervals on
-        the changed features that have one. NaN where nothing changes.
+        own truth is the nearest by mean absolute error, 0.5 by chance (NaN with ``seen``); ``coverage`` and ``width`` of the
+        intervals on the changed features that have one. NaN where nothing changes.
 
     Raises
     ------
@@ -77,10 +77,9 @@ def perturbation_scores(
     predicted, truth = np.asarray(predicted, dtype=float), np.asarray(truth, dtype=float)
     changed = np.asarray(changed, dtype=bool)
     keep = np.ones(truth.shape, dtype=bool) if keep is None else np.asarray(keep, dtype=bool)
-    mean, several = known_mean(truth), np.isfinite(truth).sum(0) > 1
-    common = known_mean(predicted) if predicted.ndim == truth.ndim == 2 else 0
-    reference = np.broadcast_to(common, truth.shape) if seen is None else np.asarray(seen, dtype=float)
-    given = {"predicted": predicted, "changed": changed, "keep": keep, "seen": reference}
+    given = {"predicted": predicted, "changed": changed, "keep": keep}
+    if seen is not None:
+        given["seen"] = np.asarray(seen, dtype=float)
     if low is not None or high is not None:
         if low is None or high is None:
             raise ValueError("low and high: give both limits of the intervals or neither")
@@ -94,7 +93,11 @@ def perturbation_scores(
         if bad := int((keep & ~np.isfinite(array)).sum()):
             raise ValueError(f"{name} has {bad} NaN or infinite values; leave them out with `keep=`")
     n = len(truth)
-    rank = discrimination(predicted, truth, keep) if seen is None else np.full(n, np.nan)
+    mean, several = known_mean(truth), np.isfinite(truth).sum(0) > 1
+    if seen is None:
+        rank, reference = discrimination(predicted, truth, keep), np.tile(known_mean(predicted), (n, 1))
+    else:
+        rank, reference = np.full(n, np.nan), given["seen"]
     rows = []
     for i in range(n):
         k, c = keep[i], changed[i] & keep[i]
@@ -130,8 +133,8 @@ def discrimination(predicted: np.ndarray, truth: np.ndarray, keep: np.ndarray | 
 
     1: its own is the nearest, 0: the farthest; 0.5 is chance, also for a prediction that is the same for all. NaN for
     fewer than two perturbations. Not for predictions made from the other truths, such as their mean: all but its own are
-    in it, so its own comes out as the farthest. Features left out for either of a pair count for neither, and a truth that then shares
-    no feature with the prediction is no candidate.
+    in it, so its own comes out as the farthest. Features left out for either of a pair count for neither, and a truth that
+    then shares no feature with the prediction is no candidate.
 
     Examples
     --------

@@ -51,7 +51,9 @@ def evaluate_perturbation(
         ``delta`` are not scored.
     truth
         Measured effects in the same form, with ``se`` where known, e.g. of :func:`mmopt.datasets.truth_effect` with a
-        column ``perturbation``. What it lacks is not scored. By default they are measured in the cells of ``mdata``.
+        column ``perturbation``. What it lacks is not scored. By default they are measured in the cells of ``mdata``, which
+        is better where the cells are real: effects in a table have the noise of their common control cells in common, and
+        the baselines gain by it.
     modality
         Role or name of the modality to score; roles are those in ``mdata.uns["regulons"]``, where that is there.
     perturbation_key, control
@@ -68,13 +70,14 @@ def evaluate_perturbation(
     -------
     DataFrame
         One row per method and perturbation with the columns of :func:`mmopt.metrics.perturbation_scores`, all measured
-        perturbations being the reference, and ``e_distance`` between the perturbed cells and the control cells moved by
-        the effect (with cells only).
+        perturbations being the reference (the predicted mean is that of the perturbations that the method predicts),
+        and ``e_distance`` between the perturbed cells and the control cells moved by the effect (with cells only).
         Methods: ``prediction``; ``no_change, perturbed_mean, additive, ridge_pca, knn`` of
         :func:`mmopt.metrics.perturbation_baselines`, all but the first of which see the other perturbations' truth, and
         the genes in control cells (with ``truth``: in all cells); ``shuffled_targets``, the prediction with the features
-        that are scored permuted; ``split_half_ceiling``, one half of the perturbed and control cells against the other
-        (with ``truth``: two draws with its ``se``). ``mdata.uns["perturbation_evaluation"]`` gets it as ``scores``, and
+        that are scored permuted; ``split_half_ceiling``, about what a prediction without any error would score, as halves
+        of the perturbed and control cells tell (with ``truth``: its ``se``; see the notes).
+        ``mdata.uns["perturbation_evaluation"]`` gets it as ``scores``, and
         ``summary``: median over perturbations with a 95 % bootstrap interval, ``n`` and the quartiles.
 
     Raises
@@ -93,6 +96,20 @@ def evaluate_perturbation(
     features (without a network: of the predicted ones) less the perturbed genes; for protein, of the mean centred log ratio
     of the same. ``e_distance`` alone is between single cells, whose logarithms vary and move otherwise than those of pools:
     compare it between methods.
+
+    Scores are the mean of two: against effects measured from one half of the control cells, the baselines being made from
+    those measured from the other half, and the other way round. From the same control cells their noise would look like an
+    effect that all perturbations share. A network that was fitted to these control cells knows their noise as well: fit it
+    to others than those in ``mdata`` where there are enough.
+
+    The ceiling's correlations are the root of the covariance of two halves of the cells over the variance of the truth,
+    which is ``sqrt(2 r / (1 + r))`` for halves that are alike and correlate by ``r``; 0 where halves have nothing in common.
+    Its errors and signs are those of the measured effect beside the same with its noise once more, which is half the
+    difference of the halves (of the controls, of which truths have a half: the difference over ``sqrt(2)``). Its
+    ``discrimination`` ranks mean squared distances, of which two halves tell the part that is no noise. Its ``e_distance`` is
+    one half of the perturbed cells against the other. It has no intervals. Of a single perturbation whose effects are hardly
+    larger than the noise it is a rough guess, and too good on the features that change: these are chosen by the same
+    cells, and more easily if their noise adds to the effect.
 
     A feature truly changes where Welch's t test of single cells is below 5 % false discovery rate and the change above 0.1 (with
     ``truth``: above 0.1 and four standard errors). The perturbed genes are left out.

@@ -77,7 +77,9 @@ class _Board:
         mine = self.asked & np.where(self.keep, np.isfinite(delta), True).all(1)
         if not mine.any():
             return pd.DataFrame()
-        # where nothing was predicted stands the mean of what was, which leaves that mean as it is
+        # for the mean: features that were left out, as a screen does with small effects, hardly change; and where nothing
+        # was predicted stands the mean of what was, which leaves it as it is
+        delta = np.where(np.isfinite(self.truth), np.nan_to_num(delta), np.nan)
         delta = np.where(mine[:, None], delta, np.nan_to_num(known_mean(delta[mine])))
         changed = self.measured.changed
         frame = perturbation_scores(delta, self.truth, changed=changed, keep=self.keep, **more)
