@@ -40,9 +40,27 @@ def test_the_truth_scores_perfectly_and_no_change_as_it_must(truth):
 def test_the_perturbed_mean_has_nothing_specific(truth):
     common = truth + np.linspace(-1, 1, 200)
     means = np.stack([np.delete(common, i, 0).mean(0) for i in range(8)])
-    scores = perturbation_scores(means, common, changed=np.abs(common) > 0.1)
+    scores = perturbation_scores(means, common, changed=np.abs(common) > 0.1, seen=means)
     assert scores["pearson"].median() > 0.5
     np.testing.assert_allclose(scores["pearson_vs_mean"], 0)
+    assert scores["discrimination"].isna().all()
+
+
+def test_what_says_nothing_scores_like_chance():
+    """Truth that is noise: no correlation comes of having the mean of the noise subtracted."""
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((6, 2000))
+    guess = {"nothing": 0 * truth, "the same": 0 * truth + rng.standard_normal(2000)}
+    guess["random"] = 0.1 * rng.standard_normal(truth.shape)
+    for name, values in guess.items():
+        scores = perturbation_scores(values, truth, changed=np.abs(truth) > 1)
+        assert abs(scores["pearson_vs_mean"].mean()) < 0.04, name
+    made = perturbation_baselines(truth, [[g] for g in "ABCDEF"], list("ABCDEF"), rng.standard_normal((6, 2)))
+    for name in ("knn", "ridge_pca"):
+        scores = perturbation_scores(
+            made[name], truth, changed=np.abs(truth) > 1, seen=made["perturbed_mean"]
+        )
+        assert abs(scores["pearson_vs_mean"].mean()) < 0.04, name
 
 
 def test_random_predictions_discriminate_like_chance():
@@ -92,7 +110,9 @@ def test_what_is_not_kept_may_be_unknown(truth):
     np.testing.assert_allclose(scores[["pearson", "pearson_vs_mean", "discrimination"]], 1)
     means = np.stack([np.nan_to_num(np.nanmean(np.delete(holes, i, 0), 0)) for i in range(8)])
     np.testing.assert_allclose(
-        perturbation_scores(means, holes, changed=truth != 0, keep=keep)["pearson_vs_mean"], 0, atol=1e-9
+        perturbation_scores(means, holes, changed=truth != 0, keep=keep, seen=means)["pearson_vs_mean"],
+        0,
+        atol=1e-9,
     )
 
 

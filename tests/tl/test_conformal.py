@@ -114,6 +114,17 @@ def test_labels_that_cannot_be_used_are_listed(measured):
     assert result["params"]["n_calibration"] == 10
 
 
+@pytest.mark.parametrize("label", ["TF01_knockout+TF02_knockout", "TF02_overexpress + TF01"])
+def test_every_part_of_a_label_may_have_its_mode(measured, label):
+    mdata = measured.copy()
+    cells = mdata.obs["perturbation"].astype(str).to_numpy()
+    cells[cells == "TF01"] = label
+    mdata.obs["perturbation"] = cells
+    result, _ = run(mdata, "TF05")
+    assert not len(result["skipped"])
+    assert label in set(result["calibration"]["perturbation"])
+
+
 def test_with_just_enough_the_coverage_is_unknown_and_said_so(measured):
     few = measured[~measured.obs["perturbation"].isin(["TF10", "TF11"])].copy()
     few.uns = measured.uns

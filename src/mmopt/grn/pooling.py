@@ -46,8 +46,12 @@ def pool_counts(
     pools = sparse.csr_matrix(
         (np.ones(near.size), near.ravel(), np.arange(0, near.size + 1, k)), shape=(len(query), len(where))
     )
-    summed = pools @ counts
-    return np.asarray(summed.todense() if sparse.issparse(summed) else summed, dtype=float)
+    return as_dense(pools @ counts)
+
+
+def as_dense(matrix: np.ndarray | sparse.csr_matrix) -> np.ndarray:
+    """Array of floats, whatever the matrix is."""
+    return np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
 
 
 def per_ten_thousand(counts: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ def perturbation_scores(
     keep: ArrayLike | None = None,
     low: ArrayLike | None = None,
     high: ArrayLike | None = None,
+    seen: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Score the predicted change of every feature, one row per perturbation.
 
@@ -33,22 +34,33 @@ def perturbation_scores(
         Boolean, same shape: which features count, e.g. not the perturbed gene itself; default: all.
     low, high
         Limits of the predictions' 90 % intervals; NaN where there are none.
+    seen
+        For predictions made from the truth of the other perturbations: the mean of these, same shape, e.g. the
+        ``perturbed_mean`` of :func:`perturbation_baselines`.
 
     Returns
     -------
     DataFrame
         ``n_changed``; ``pearson`` against control, 0 where the prediction is constant; ``pearson_vs_mean``, after the
-        mean of the other perturbations' truth, where it is known, was subtracted from both (what is specific; NaN for a
-        single perturbation); both are NaN for fewer than three features; ``sign_accuracy`` on the changed features, an abstention counting one half; ``mae``; ``mae_changed``
+        mean over all perturbations was subtracted from each, the predicted and the true one (what is specific; NaN for a
+        single perturbation, 0 where the same is predicted for all); both are NaN for fewer than three features;
+        ``sign_accuracy`` on the changed features, an abstention counting one half; ``mae``; ``mae_changed``
         and ``mae_ratio``, on the changed features, and relative to predicting no change; ``weighted_mse``, each feature
         weighted by its squared true change, so that predicting the mean does not pay; ``discrimination``, 1 where the
-        own truth is the nearest by mean absolute error, 0.5 by chance; ``coverage`` and ``width`` of the intervals on
-        the changed features that have one. NaN where nothing changes.
+        own truth is the nearest by mean absolute error, 0.5 by chance (NaN with ``seen``); ``coverage`` and ``width`` of the
+        intervals on the changed features that have one. NaN where nothing changes.
 
     Raises
     ------
     ValueError
         Shapes that differ, or values that are kept and not finite.
+
+    Notes
+    -----
+    The true mean is not subtracted from the prediction: it has noise, and that of random numbers or of no change would
+    correlate with the truth. A prediction made from the other perturbations has the noise of all but the own, so the mean
+    of the others, ``seen``, is subtracted from it. By the same token every truth but its own is near such a prediction,
+    which is why it has no ``discrimination``.
 
     References
     ----------
@@ -66,6 +78,8 @@ def perturbation_scores(
     changed = np.asarray(changed, dtype=bool)
     keep = np.ones(truth.shape, dtype=bool) if keep is None else np.asarray(keep, dtype=bool)
     given = {"predicted": predicted, "changed": changed, "keep": keep}
+    if seen is not None:
+        given["seen"] = np.asarray(seen, dtype=float)
     if low is not None or high is not None:
         if low is None or high is None:
             raise ValueError("low and high: give both limits of the intervals or neither")
@@ -79,20 +93,23 @@ def perturbation_scores(
         if bad := int((keep & ~np.isfinite(array)).sum()):
             raise ValueError(f"{name} has {bad} NaN or infinite values; leave them out with `keep=`")
     n = len(truth)
-    rank = discrimination(predicted, truth, keep)
+    mean, several = known_mean(truth), np.isfinite(truth).sum(0) > 1
+    if seen is None:
+        rank, reference = discrimination(predicted, truth, keep), np.tile(known_mean(predicted), (n, 1))
+    else:
+        rank, reference = np.full(n, np.nan), given["seen"]
     rows = []
     for i in range(n):
         k, c = keep[i], changed[i] & keep[i]
         p, t = predicted[i], truth[i]
-        others = _known_mean(np.delete(truth, i, 0))
-        shared = k & np.isfinite(others)
+        s = k & several
         error, weight = np.abs(p - t), t[k] ** 2
         still = np.abs(t[c]).mean() if c.any() else np.nan
         right = np.where(np.abs(p[c]) <= _NOTHING, 0.5, np.sign(p[c]) == np.sign(t[c]))
         row = {
             "n_changed": int(c.sum()),
             "pearson": _pearson(p[k], t[k]),
-            "pearson_vs_mean": _pearson((p - others)[shared], (t - others)[shared]),
+            "pearson_vs_mean": _pearson((p - reference[i])[s], (t - mean)[s]),
             "sign_accuracy": right.mean() if c.any() else np.nan,
             "mae": error[k].mean() if k.any() else np.nan,
             "mae_changed": error[c].mean() if c.any() else np.nan,
@@ -115,8 +132,9 @@ def discrimination(predicted: np.ndarray, truth: np.ndarray, keep: np.ndarray | 
     """For each prediction, the normalised rank of its own truth among all truths by mean absolute error.
 
     1: its own is the nearest, 0: the farthest; 0.5 is chance, also for a prediction that is the same for all. NaN for
-    fewer than two perturbations. Features left out for either of a pair count for neither, and a truth that then shares
-    no feature with the prediction is no candidate.
+    fewer than two perturbations. Not for predictions made from the other truths, such as their mean: all but its own are
+    in it, so its own comes out as the farthest. Features left out for either of a pair count for neither, and a truth that
+    then shares no feature with the prediction is no candidate.
 
     Examples
     --------
@@ -219,7 +237,7 @@ def perturbation_baselines(
     made["additive"] = np.full(measured.shape, np.nan)
     for i, hit in enumerate(targets):
         others = np.delete(np.arange(n), i)
-        mean = np.nan_to_num(_known_mean(measured[others]))
+        mean = np.nan_to_num(known_mean(measured[others]))
         # filled without the perturbation itself, which must not be seen
         truth = measured if whole else np.where(np.isfinite(measured), measured, mean)
         made["perturbed_mean"][i] = made["ridge_pca"][i] = made["knn"][i] = mean
@@ -237,7 +255,7 @@ def perturbation_baselines(
     return made
 
 
-def _known_mean(values: np.ndarray) -> np.ndarray:
+def known_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the rows that are finite; NaN where none is."""
     known = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -247,6 +265,10 @@ def _known_mean(values: np.ndarray) -> np.ndarray:
 def _pearson(a: np.ndarray, b: np.ndarray) -> float:
     if len(a) < 3:
         return np.nan
-    if np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
+    if _constant(a) or _constant(b):
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def _constant(values: np.ndarray) -> bool:
+    return not len(values) or bool(np.ptp(values) < 1e-9)

@@ -1,7 +1,7 @@
 """Intervals calibrated on the perturbed cells that are in the data."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,18 @@ from scipy.stats import norm
 from mmopt._checks import listed, obs_column
 from mmopt.grn.effects import summarise
 from mmopt.metrics import conformal_quantile, leave_one_out_covered, units_needed
-from mmopt.tl._interventions import MODES, Intervention, build, parse, refuse_unsound
-from mmopt.tl._perturbation_labels import find_control
+from mmopt.tl._interventions import Intervention, build, parse, refuse_unsound
+from mmopt.tl._measured_effects import LEAST_CELLS, LEAST_EFFECT, LOCAL
+from mmopt.tl._perturbation_labels import find_control, read_label
 from mmopt.tl._scene import ALL, Stage
 
 INTERVALS = ("ensemble", "conformal")
 LEVEL = 0.9
 COLUMNS = ["coverage", "coverage_changed", "ensemble", "ensemble_changed", "widening"]
 COLUMNS += ["mae", "mae_no_change", "factor", "mae_scaled"]
-_LEAST_CELLS, _MOST_CELLS, _FOLDS = 10, 300, 10
-# pools are of so small a share of the cells, and controls are drawn so often
-_LOCAL, _SAMPLES = 4, 5
-_LEAST_EFFECT, _TINY = 0.1, 1e-9
+_MOST_CELLS, _FOLDS = 300, 10
+_SAMPLES = 5  # at most so many are drawn and averaged
+_TINY = 1e-9
 
 # features and what is done to them
 Target = frozenset[tuple[int, str]]
@@ -74,7 +74,7 @@ class Calibration:
                 else ""
             )
             raise ValueError(
-                f"interval='conformal': at {LEVEL:.0%} it takes {least} perturbations with {_LEAST_CELLS} cells each beside "
+                f"interval='conformal': at {LEVEL:.0%} it takes {least} perturbations with {LEAST_CELLS} cells each beside "
                 f"the one asked for, in the same mode ({listed(sorted(modes))}); there are {len(others)}{there}{lost}; "
                 "measure more, or use interval='ensemble'"
             )
@@ -155,80 +155,115 @@ def calibrate(
     """Predict every measured perturbation in the control cells of ``stage`` and compare.
 
     The effects are measured as they are predicted: counts of neighbouring cells, of one perturbation, are added up, and so are
-    those of samples of as many controls with the same modalities. The logarithm of a sum depends on how much is added up and from how far apart: pools of
-    few perturbed cells beside those of many controls would differ where nothing had changed.
+    those of samples of as many controls with the same modalities. The logarithm of a sum depends on how much is added up
+    and from how far apart: pools of few perturbed cells beside those of many controls would differ where nothing had
+    changed. A pool takes at most a quarter of a sample; at most 5 samples are drawn and averaged.
     """
     rng = np.random.default_rng([seed, 31])
     groups = None if groupby is None else obs_column(mdata, groupby, stage.features.modalities).astype(str)
     masks = [np.ones(mdata.n_obs, bool) if g == ALL else (groups == g).to_numpy() for g in stage.groups]
-    at_rest = [_noise(stage, rows, rng) for rows in stage.groups.values()]
-    controls, found, skipped = set(labels[stage.member]), [], []
-    drawn: dict[tuple[int, ...], list[np.ndarray]] = {}
-    for name in sorted(set(labels.dropna()) - controls):
+    rests = []
+    for mask, rows in zip(masks, stage.groups.values(), strict=True):
+        here = np.flatnonzero(stage.member & mask)
+        rests.append(_Rest(mask, _patterns(stage, here), len(here), _noise(stage, rows, rng)))
+    found, skipped = [], []
+    for name in sorted(set(labels.dropna()) - set(labels[stage.member])):
         mine = (labels == name).to_numpy()
         try:
-            if (n := _fewest(stage, mine)) < _LEAST_CELLS:
-                raise ValueError(f"{n} cells")
-            job = _read(name, mode, level, stage, mdata)
-            seen = {i.column: stage.profiles.detected(i.column, stage.member) for i in job}
-            refuse_unsound(
-                job,
-                stage.features,
-                stage.scene,
-                stage.links,
-                seen,
-                allow_extrapolation=True,
-                on_missing="raise",
-            )
+            job = _usable(name, mine, mode, level, stage, mdata)
         except (KeyError, ValueError) as refusal:
             skipped.append((name, str(refusal.args[0])))
             continue
         clamp = build(job, stage.features, stage.scene, stage.links, stage.cognate, n_steps)
         clamped = list(clamp.clamps)
         summary = summarise(stage.scene.draws(clamp, members)[0], stage.spread, clamped)
-        measured, noise = np.full(summary["delta"].shape, np.nan), np.full(summary["delta"].shape, np.nan)
-        for g, mask in enumerate(masks):
-            if _fewest(stage, mine & mask) < _LEAST_CELLS or at_rest[g] is None:
-                continue
-            rows = np.flatnonzero(mine & mask)
-            controls_here = np.flatnonzero(stage.member & mask)
-            perturbed, others = _patterns(stage, rows), _patterns(stage, controls_here)
-            sizes = np.array([min(len(x), len(y)) for x, y in zip(perturbed, others, strict=True)])
-            sizes = (sizes * min(1, _MOST_CELLS / max(sizes.sum(), 1))).astype(int)
-            key = (g, *sizes.tolist())
-            if key not in drawn:
-                drawn[key] = _samples(stage, others, sizes, rng)
-            rest, after, own = drawn[key], _samples(stage, perturbed, sizes, rng), _noise(stage, rows, rng)
-            if not (rest and after) or own is None:
-                continue
-            there, here = (
-                np.mean([_logged(stage, values, clamped).mean(0) for values in some], axis=0)
-                for some in (after, rest)
-            )
-            measured[g] = there - here
-            # of the cells that were used
-            own, other = own * len(rows) / len(after), at_rest[g] * len(controls_here) / len(rest)
-            noise[g] = (own + other) / sizes.sum()
+        measured, noise = np.full((2, *summary["delta"].shape), np.nan)
+        for g, rest in enumerate(rests):
+            if (seen := _measure(stage, rest, mine, clamped, rng)) is not None:
+                measured[g], noise[g] = seen
         measured[:, clamped] = np.nan
-        found.append((name, target(job), int(mine.sum()), summary, measured, noise))
+        found.append((name, target(job), int(mine.sum()), summary["delta"], summary["sd"], measured, noise))
+    left = pd.DataFrame(skipped, columns=["perturbation", "reason"], dtype=object)
     if not found:
         none = np.zeros((0, *np.shape(stage.scene.averaging @ stage.scene.cells.level)))
-        return Calibration([], [], none, none, _table([], [], [], none, none, none, none), _skipped(skipped))
-    names, targets, n_cells, summaries, *parts = (list(v) for v in zip(*found, strict=True))
-    delta, sd = (np.stack([s[v] for s in summaries]) for v in ("delta", "sd"))
-    measured, noise = (np.stack(part) for part in parts)
+        nothing = {"perturbation": [], "n_cells": [], **{c: np.zeros(0) for c in COLUMNS}}
+        return Calibration([], [], none, none, pd.DataFrame(nothing), left)
+    names, targets, n_cells, *parts = (list(v) for v in zip(*found, strict=True))
+    delta, sd, measured, noise = (np.stack(part) for part in parts)
     scores = np.abs(measured - delta) / np.sqrt(sd**2 + noise + _TINY)
     kinds = [_modes(mine) for mine in targets]
     table = _table(names, n_cells, kinds, scores[:, 0], delta[:, 0], measured[:, 0], noise[:, 0])
-    return Calibration(names, targets, scores, noise, table, _skipped(skipped))
+    return Calibration(names, targets, scores, noise, table, left)
 
 
-def _read(name: str, mode: str, level: float | None, stage: Stage, mdata: MuData) -> list[Intervention]:
-    """Read a label: ``A``, ``A+B``, ``A_overexpress``, ``A+B_knockout``; without a mode it is the one given."""
-    for known in MODES:
-        if name.endswith(f"_{known}"):
-            name, mode, level = name.removesuffix(f"_{known}"), known, None if known != mode else level
-    return parse([part.strip() for part in name.split("+")], mode, level, stage.features, mdata)
+def _usable(
+    name: str, mine: np.ndarray, mode: str, level: float | None, stage: Stage, mdata: MuData
+) -> list[Intervention]:
+    """Read a label, a part without a mode having the one given; refuse it where there is nothing to compare."""
+    if (n := _fewest(stage, mine)) < LEAST_CELLS:
+        raise ValueError(f"{n} cells")
+    # with the modality in front, which tells a protein from its gene
+    hits = [(feature, how or mode) for feature, how in read_label(name, prefixes=())]
+    level = level if {how for _, how in hits} == {mode} else None
+    job = parse(hits, mode, level, stage.features, mdata)
+    seen = {i.column: stage.profiles.detected(i.column, stage.member) for i in job}
+    refuse_unsound(
+        job, stage.features, stage.scene, stage.links, seen, allow_extrapolation=True, on_missing="raise"
+    )
+    return job
+
+
+@dataclass(frozen=True, eq=False)
+class _Rest:
+    """The control cells of a group, and what was measured in them.
+
+    Parameters
+    ----------
+    mask
+        All cells of the group, perturbed or not.
+    controls, n
+        Its control cells by the modalities that they have, and how many these are.
+    noise
+        Squared standard error of their mean, or ``None`` where it is unknown.
+    drawn
+        Pools of samples of them, by the sizes of the samples.
+    """
+
+    mask: np.ndarray
+    controls: list[np.ndarray]
+    n: int
+    noise: np.ndarray | None
+    drawn: dict[tuple[int, ...], list[np.ndarray]] = field(default_factory=dict)
+
+    def samples(self, stage: Stage, sizes: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        """Pools of samples of these sizes; the same again where they were asked for before."""
+        key = tuple(sizes.tolist())
+        if key not in self.drawn:
+            self.drawn[key] = _samples(stage, self.controls, sizes, rng)
+        return self.drawn[key]
+
+
+def _measure(
+    stage: Stage, rest: _Rest, mine: np.ndarray, clamped: Sequence[int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Effect in a group and its squared standard error; nothing where cells are too few."""
+    rows = np.flatnonzero(mine & rest.mask)
+    if _fewest(stage, mine & rest.mask) < LEAST_CELLS or rest.noise is None:
+        return None
+    perturbed = _patterns(stage, rows)
+    sizes = np.array([min(len(x), len(y)) for x, y in zip(perturbed, rest.controls, strict=True)])
+    sizes = (sizes * min(1, _MOST_CELLS / max(sizes.sum(), 1))).astype(int)
+    before = rest.samples(stage, sizes, rng)
+    after, own = _samples(stage, perturbed, sizes, rng), _noise(stage, rows, rng)
+    if not (before and after) or own is None:
+        return None
+    there, here = (
+        np.mean([_logged(stage, values, clamped).mean(0) for values in some], axis=0)
+        for some in (after, before)
+    )
+    # of the cells that were used
+    own, other = own * len(rows) / len(after), rest.noise * rest.n / len(before)
+    return there - here, (own + other) / sizes.sum()
 
 
 def _fewest(stage: Stage, cells: np.ndarray) -> int:
@@ -259,8 +294,8 @@ def _samples(
     for i in range(min((len(cells) // n for cells, n in drawn), default=0)):
         sample = np.concatenate([cells[i * n : (i + 1) * n] for cells, n in drawn])
         among = np.isin(np.arange(len(stage.member)), sample)
-        if (fewest := _fewest(stage, among)) >= _LEAST_CELLS:
-            out.append(stage.profiles.values(sample, max(1, min(stage.k, fewest // _LOCAL)), among))
+        if (fewest := _fewest(stage, among)) >= LEAST_CELLS:
+            out.append(stage.profiles.values(sample, max(1, min(stage.k, fewest // LOCAL)), among))
         if len(out) == _SAMPLES:
             break
     return out
@@ -290,9 +325,6 @@ def _table(
     noise: np.ndarray,
 ) -> pd.DataFrame:
     """Each perturbation's coverage by the interval calibrated on its kind, and by that of the ensemble; sizes."""
-    if not names:
-        columns = COLUMNS
-        return pd.DataFrame({"perturbation": [], "n_cells": [], **{c: np.zeros(0) for c in columns}})
     # as an interval is made: of those in the same mode only
     alike = {kind: [i for i, other in enumerate(kinds) if other == kind] for kind in kinds}
     inside = np.full(scores.shape, np.nan)
@@ -300,7 +332,7 @@ def _table(
         inside[same] = leave_one_out_covered(scores[same], LEVEL)
     usual = norm.ppf((1 + LEVEL) / 2)
     ensemble = np.where(np.isnan(scores), np.nan, scores <= usual)
-    changed = np.abs(measured) > np.maximum(_LEAST_EFFECT, 4 * np.sqrt(noise))
+    changed = np.abs(measured) > np.maximum(LEAST_EFFECT, 4 * np.sqrt(noise))
     known = np.isfinite(measured)
     along, size = (np.where(known, x * delta, 0).sum(1) for x in (measured, delta))
     rows = []
@@ -329,7 +361,3 @@ def _table(
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else np.nan
-
-
-def _skipped(rows: list[tuple[str, str]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=["perturbation", "reason"], dtype=object)

@@ -1,31 +1,29 @@
 """Predicted against measured effects, always beside what any prediction has to beat."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
-from scipy import sparse
 from sklearn.decomposition import PCA
 
 from mmopt import _keys
 from mmopt._checks import check_names, counts, listed, obs_column, positions
 from mmopt._compat import versions
-from mmopt.grn.pooling import per_ten_thousand
-from mmopt.metrics import energy_distance, perturbation_baselines, perturbation_scores
+from mmopt.grn.pooling import as_dense, per_ten_thousand
+from mmopt.metrics import perturbation_baselines
 from mmopt.tl._measured_effects import (
     LEAST_EFFECT,
     Measured,
-    Screened,
     measure,
     of_gene,
     read_cells,
     roles,
 )
+from mmopt.tl._method_scores import COMPONENTS, method_scores
 from mmopt.tl._perturbation_labels import PREFIXES, Hits, agree, by_name, plain, read_label, spelled
 
-PREDICTION, CEILING, SHUFFLED = "prediction", "split_half_ceiling", "shuffled_targets"
-_SHUFFLES, _SAMPLED, _COMPONENTS, _FOR_GENES = 10, 300, 20, 2000
+_FOR_GENES = 2000
 
 
 def evaluate_perturbation(
@@ -53,7 +51,9 @@ def evaluate_perturbation(
         ``delta`` are not scored.
     truth
         Measured effects in the same form, with ``se`` where known, e.g. of :func:`mmopt.datasets.truth_effect` with a
-        column ``perturbation``. What it lacks is not scored. By default they are measured in the cells of ``mdata``.
+        column ``perturbation``. What it lacks is not scored. By default they are measured in the cells of ``mdata``, which
+        is better where the cells are real: effects in a table have the noise of their common control cells in common, and
+        the baselines gain by it.
     modality
         Role or name of the modality to score; roles are those in ``mdata.uns["regulons"]``, where that is there.
     perturbation_key, control
@@ -70,13 +70,14 @@ def evaluate_perturbation(
     -------
     DataFrame
         One row per method and perturbation with the columns of :func:`mmopt.metrics.perturbation_scores`, all measured
-        perturbations being the reference, and ``e_distance`` between the perturbed cells and the control cells moved by
-        the effect (with cells only).
+        perturbations being the reference (the predicted mean is that of the perturbations that the method predicts),
+        and ``e_distance`` between the perturbed cells and the control cells moved by the effect (with cells only).
         Methods: ``prediction``; ``no_change, perturbed_mean, additive, ridge_pca, knn`` of
         :func:`mmopt.metrics.perturbation_baselines`, all but the first of which see the other perturbations' truth, and
         the genes in control cells (with ``truth``: in all cells); ``shuffled_targets``, the prediction with the features
-        that are scored permuted; ``split_half_ceiling``, one half of the perturbed and control cells against the other
-        (with ``truth``: two draws with its ``se``). ``mdata.uns["perturbation_evaluation"]`` gets it as ``scores``, and
+        that are scored permuted; ``split_half_ceiling``, about what a prediction without any error would score, as halves
+        of the perturbed and control cells tell (with ``truth``: its ``se``; see the notes).
+        ``mdata.uns["perturbation_evaluation"]`` gets it as ``scores``, and
         ``summary``: median over perturbations with a 95 % bootstrap interval, ``n`` and the quartiles.
 
     Raises
@@ -95,6 +96,20 @@ def evaluate_perturbation(
     features (without a network: of the predicted ones) less the perturbed genes; for protein, of the mean centred log ratio
     of the same. ``e_distance`` alone is between single cells, whose logarithms vary and move otherwise than those of pools:
     compare it between methods.
+
+    Scores are the mean of two: against effects measured from one half of the control cells, the baselines being made from
+    those measured from the other half, and the other way round. From the same control cells their noise would look like an
+    effect that all perturbations share. A network that was fitted to these control cells knows their noise as well: fit it
+    to others than those in ``mdata`` where there are enough.
+
+    The ceiling's correlations are the root of the covariance of two halves of the cells over the variance of the truth,
+    which is ``sqrt(2 r / (1 + r))`` for halves that are alike and correlate by ``r``; 0 where halves have nothing in common.
+    Its errors and signs are those of the measured effect beside the same with its noise once more, which is half the
+    difference of the halves (of the controls, of which truths have a half: the difference over ``sqrt(2)``). Its
+    ``discrimination`` ranks mean squared distances, of which two halves tell the part that is no noise. Its ``e_distance`` is
+    one half of the perturbed cells against the other. It has no intervals. Of a single perturbation whose effects are hardly
+    larger than the noise it is a rough guess, and too good on the features that change: these are chosen by the same
+    cells, and more easily if their noise adds to the effect.
 
     A feature truly changes where Welch's t test of single cells is below 5 % false discovery rate and the change above 0.1 (with
     ``truth``: above 0.1 and four standard errors). The perturbed genes are left out.
@@ -124,7 +139,7 @@ def evaluate_perturbation(
         rows = np.flatnonzero((positions(mdata, name) >= 0) & labels.notna().to_numpy())
         cells = read_cells(mdata, name, role, layer, shown, rows)
         measured = measure(cells, labels.iloc[rows], control, perturbation_key, prefixes, rng)
-        unperturbed = np.isin(np.arange(mdata.n_obs), rows[measured.controls])
+        unperturbed = np.isin(np.arange(mdata.n_obs), rows[np.concatenate(measured.controls)])
     else:
         measured = _given(_wide(truth, "truth", name, role, var.index, prefixes), shown, rng)
     names = list(measured.hits)
@@ -150,20 +165,17 @@ def evaluate_perturbation(
 
     embedding, genes = _gene_embedding(mdata, modalities, layer, unperturbed, rng)
     hit = [[gene for gene, _ in hits] for hits in measured.hits.values()]
-    methods = {PREDICTION: prediction["delta"]}
-    methods |= perturbation_baselines(measured.delta, hit, genes, embedding)
     limits = {k: prediction[q] for k, q in (("low", "q05"), ("high", "q95")) if q in prediction}
-    scores = []
-    for method, delta in methods.items():
-        intervals = limits if method == PREDICTION and len(limits) == 2 else {}
-        scores.append(_scored(method, delta, measured, keep, asked, intervals))
-    scores.append(_shuffled(prediction["delta"], measured, keep, asked, rng))
-    if measured.halves is not None:
-        one, other = measured.halves
-        scores.append(_scored(CEILING, one, replace(measured, delta=other), keep, asked, {}))
-    table = pd.concat([s for s in scores if len(s)], ignore_index=True)
-    if cells is not None:
-        table["e_distance"] = _distances(table, methods, cells, measured, keep, rng)
+    table = method_scores(
+        prediction["delta"],
+        limits if len(limits) == 2 else {},
+        lambda effects: perturbation_baselines(effects, hit, genes, embedding),
+        measured,
+        keep,
+        asked,
+        cells,
+        rng,
+    )
     chosen = [p for p, wanted in zip(names, asked, strict=True) if wanted]
     mdata.uns[key_added] = {
         "scores": table,
@@ -231,11 +243,11 @@ def _given(wide: _Wide, shown: np.ndarray, rng: np.random.Generator) -> Measured
     if "se" in wide.values:
         se = np.nan_to_num(wide.values["se"][:, shown])
         least = np.maximum(least, 4 * se)
-        # the halves of a sample lie on either side of its mean: their noise has nothing in common
+        # the halves of a sample lie on either side of its mean, and their noise has nothing in common
         noise = se * rng.standard_normal(delta.shape)
         halves = delta + noise, delta - noise
     with np.errstate(invalid="ignore"):
-        return Measured(wide.hits, delta, np.abs(delta) > least, halves)
+        return Measured(wide.hits, (delta,), np.abs(delta) > least, halves)
 
 
 def _gene_embedding(
@@ -249,80 +261,10 @@ def _gene_embedding(
     place = rng.permutation(place[unperturbed & (place >= 0)])[:_FOR_GENES]
     if min(len(place), adata.n_vars) < 3:  # no components to speak of
         return np.zeros((0, 1)), []
-    matrix = counts(adata, modalities["rna"], layer)[place]
-    dense = np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
-    logged = np.log1p(per_ten_thousand(dense))
-    pca = PCA(min(_COMPONENTS, min(logged.shape) - 1), svd_solver="full").fit(logged)
+    logged = np.log1p(per_ten_thousand(as_dense(counts(adata, modalities["rna"], layer)[place])))
+    pca = PCA(min(COMPONENTS, min(logged.shape) - 1), svd_solver="full").fit(logged)
     loadings = pca.components_.T * np.sqrt(pca.explained_variance_)
     return loadings, list(adata.var_names)
-
-
-def _scored(
-    method: str,
-    delta: np.ndarray,
-    measured: Measured,
-    keep: np.ndarray,
-    asked: np.ndarray,
-    intervals: dict,
-) -> pd.DataFrame:
-    """Scores of the perturbations asked for that the method predicts; all that are measured are the reference."""
-    there = np.where(keep, np.isfinite(delta), True).all(1)
-    frame = perturbation_scores(
-        np.where(there[:, None], delta, 0), measured.delta, changed=measured.changed, keep=keep, **intervals
-    )
-    frame.insert(0, "perturbation", list(measured.hits))
-    frame.insert(0, "method", method)
-    return frame[asked & there]
-
-
-def _shuffled(
-    delta: np.ndarray, measured: Measured, keep: np.ndarray, asked: np.ndarray, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Mean scores of the prediction with its features permuted among those that are scored."""
-    frames = []
-    for _ in range(_SHUFFLES):
-        permuted = delta.copy()
-        for i in np.flatnonzero(asked):
-            permuted[i, keep[i]] = rng.permutation(delta[i, keep[i]])
-        frames.append(_scored(SHUFFLED, permuted, measured, keep, asked, {}))
-    numbers = frames[0].columns.difference(["method", "perturbation"], sort=False)
-    mean = pd.concat(frames).groupby("perturbation", sort=False)[list(numbers)].mean()
-    return frames[0][["method", "perturbation"]].join(mean, on="perturbation")
-
-
-def _distances(
-    table: pd.DataFrame,
-    methods: dict[str, np.ndarray],
-    cells: Screened,
-    measured: Measured,
-    keep: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Energy distance in principal components of the control cells; the ceiling is one half against the other.
-
-    Between single cells: pools hold each cell once, so they are no independent draws of anything.
-    """
-    out = np.full(len(table), np.nan)
-    if cells.shown.sum() < 2:  # no components to speak of
-        return out
-    few = rng.permutation(measured.controls)[:_SAMPLED]
-    pca = PCA(min(_COMPONENTS, min(len(few), cells.shown.sum()) - 1), svd_solver="full").fit(
-        cells.singles(few)
-    )
-    for i, (name, hits) in enumerate(measured.hits.items()):
-        mine = np.flatnonzero((table["perturbation"] == name).to_numpy())
-        if not mine.size:
-            continue
-        axes = pca.components_.T * keep[i][:, None]
-        before, after = (
-            cells.singles(rows, hits) @ axes for rows in (few, rng.permutation(measured.rows[i])[:_SAMPLED])
-        )
-        for row in mine:
-            if (method := table["method"].iloc[row]) in methods:
-                out[row] = energy_distance(before + np.nan_to_num(methods[method][i]) @ axes, after)
-            elif method == CEILING:
-                out[row] = energy_distance(after[::2], after[1::2])
-    return out
 
 
 def _summary(table: pd.DataFrame, rng: np.random.Generator, n_boot: int = 1000) -> pd.DataFrame:

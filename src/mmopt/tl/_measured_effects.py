@@ -1,7 +1,7 @@
 """What perturbed cells show, measured in the unit of what is predicted."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,12 +12,13 @@ from scipy import sparse, stats
 from mmopt import _keys
 from mmopt._checks import counts, find_modalities, positions
 from mmopt.grn.effects import benjamini_hochberg
-from mmopt.grn.pooling import SCALE, plain_embedding
+from mmopt.grn.pooling import SCALE, as_dense, plain_embedding
 from mmopt.tl._perturbation_labels import Hits, by_name, find_control, read_label
 from mmopt.tl._profiles import stored_embedding, usual_embedding
 
 LEAST_CELLS, LEAST_EFFECT = 10, 0.1
-_FDR, _POOL, _LOCAL, _DIMS = 0.05, 30, 4, 20
+LOCAL = 4  # a pool takes at most a quarter of a sample
+_FDR, _POOL, _DIMS = 0.05, 30, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Screened:
 
     def pool_size(self, n_cells: int) -> int:
         """Cells in a pool of so many: few enough that the pools still differ."""
-        return max(1, min(self.k, n_cells // _LOCAL))
+        return max(1, min(self.k, n_cells // LOCAL))
 
     def pools(self, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Add up the counts of neighbours within samples of ``size`` of these cells; also give their numbers.
@@ -58,13 +59,13 @@ class Screened:
         comes from equally many cells on both sides.
         """
         if self.ratio:  # a mean of log ratios is the same with and without pools
-            return _dense(self.counts[rows]), np.ones(len(rows))
+            return as_dense(self.counts[rows]), np.ones(len(rows))
         samples = np.resize(rows, (-(-len(rows) // size), size))  # the last begins again
         parts = [part for some in samples for part in _neighbours(self.embedding, some, self.pool_size(size))]
         sizes = np.array([len(part) for part in parts])
         order = np.concatenate(parts)
         into = sparse.csr_matrix((np.ones(len(order)), np.arange(len(order)), np.r_[0, np.cumsum(sizes)]))
-        return _dense(into @ self.counts[order]), sizes.astype(float)
+        return as_dense(into @ self.counts[order]), sizes.astype(float)
 
     def logged(self, values: np.ndarray, hits: Hits = ()) -> np.ndarray:
         """Log the predicted features; what is hit is left out of totals and centres, as it is in predictions."""
@@ -78,23 +79,49 @@ class Screened:
 
     def singles(self, rows: np.ndarray, hits: Hits = ()) -> np.ndarray:
         """Log single cells."""
-        return self.logged(_dense(self.counts[rows]), hits)
+        return self.logged(as_dense(self.counts[rows]), hits)
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
     """Effects, perturbations × predicted features, NaN where one was not measured.
 
-    ``halves``: the effect in either half of the cells. With cells, ``rows``: those of each perturbation, ``controls``:
-    the unperturbed.
+    Parameters
+    ----------
+    hits
+        What each perturbation hits, by its name.
+    truths
+        Effects against either half of the control cells, or one array where that is all there is.
+    changed
+        Which features truly change.
+    halves
+        Effects in halves of the perturbed cells, each against one half of the controls: they share no cell.
+    rows, controls
+        With cells: those of each perturbation, and of either half of the controls.
     """
 
     hits: dict[str, Hits]
-    delta: np.ndarray
+    truths: tuple[np.ndarray, ...]
     changed: np.ndarray
     halves: tuple[np.ndarray, np.ndarray] | None
     rows: list[np.ndarray] = field(default_factory=list)
-    controls: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    controls: tuple[np.ndarray, ...] = ()
+
+    @property
+    def delta(self) -> np.ndarray:
+        """The effect measured with all cells."""
+        return np.mean(self.truths, axis=0)
+
+    @property
+    def noise(self) -> np.ndarray | None:
+        """A draw of noise as large as that of ``truths``, and independent of it but for the controls' sign."""
+        if self.halves is None:
+            return None
+        one, other = self.halves
+        # of halves of the controls, which have no more cells in a truth than here
+        controls = self.truths[0] - self.truths[-1]
+        # of halves of the perturbed cells, which are twice as many in a truth
+        return (one - other - controls) / 2 + controls / np.sqrt(2)
 
 
 def network_params(mdata: MuData) -> Mapping:
@@ -159,28 +186,24 @@ def measure(
     found = by_name(enough, f"obs column {key!r}")
     name_of = {hits: name for name, hits in found.items()}
     named = np.array([name_of.get(read.get(value, ()), "") for value in values], dtype=object)
-    first = rng.random(len(controls)) < 0.5
-    first[:2] = True, False  # neither half is empty
-    rest = [_remembered(cells, sample) for sample in (controls, controls[first], controls[~first])]
-    rows, delta, changed = [], [], []
-    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    parts = tuple(np.array_split(controls, 2))
+    rest = [_Pools(cells, part) for part in parts]
+    rows, truths, changed, halves = [], [], [], []
     for name, hits in found.items():
         mine = rng.permutation(np.flatnonzero(named == name))
         rows.append(mine)
-        delta.append(_effect(cells, mine, controls, rest[0], hits))
+        after = _Pools(cells, mine)
+        truths.append([_effect(after, before, hits) for before in rest])
         with np.errstate(invalid="ignore", divide="ignore"):
             p = stats.ttest_ind(*(cells.singles(r, hits) for r in (mine, controls)), equal_var=False).pvalue
         changed.append(
-            (np.nan_to_num(benjamini_hochberg(p), nan=1) < _FDR) & (np.abs(delta[-1]) > LEAST_EFFECT)
+            (np.nan_to_num(benjamini_hochberg(p), nan=1) < _FDR)
+            & (np.abs(np.mean(truths[-1], axis=0)) > LEAST_EFFECT)
         )
-        half = rng.permutation(len(mine)) < len(mine) // 2
-        for out, some, others, pools in zip(
-            halves, (mine[half], mine[~half]), (controls[first], controls[~first]), rest[1:], strict=True
-        ):
-            out.append(_effect(cells, some, others, pools, hits))
-    return Measured(
-        found, np.stack(delta), np.stack(changed), (np.stack(halves[0]), np.stack(halves[1])), rows, controls
-    )
+        either = [_Pools(cells, half) for half in np.array_split(mine, 2)]
+        halves.append([_effect(half, before, hits) for half, before in zip(either, rest, strict=True)])
+    one, other = np.stack(halves, axis=1)
+    return Measured(found, tuple(np.stack(truths, axis=1)), np.stack(changed), (one, other), rows, parts)
 
 
 def of_gene(var: pd.DataFrame, hits: Hits) -> np.ndarray:
@@ -194,33 +217,26 @@ def of_gene(var: pd.DataFrame, hits: Hits) -> np.ndarray:
     )
 
 
-def _remembered(cells: Screened, rows: np.ndarray) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+class _Pools:
     """Pools of the same cells again and again: those of the last size are kept, as most perturbations have the same."""
-    last: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def pools(size: int) -> tuple[np.ndarray, np.ndarray]:
-        if size not in last:
-            last.clear()
-            last[size] = cells.pools(rows, size)
-        return last[size]
+    def __init__(self, cells: Screened, rows: np.ndarray):
+        self.cells, self.rows = cells, rows
+        self.last: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
 
-    return pools
+    def mean(self, size: int, hits: Hits) -> np.ndarray:
+        """Mean logged pool within samples of ``size``."""
+        if self.last is None or self.last[0] != size:
+            self.last = size, self.cells.pools(self.rows, size)
+        pools, sizes = self.last[1]
+        return np.average(self.cells.logged(pools, hits), axis=0, weights=sizes)
 
 
-def _effect(
-    cells: Screened,
-    mine: np.ndarray,
-    controls: np.ndarray,
-    rest: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    hits: Hits,
-) -> np.ndarray:
+def _effect(after: _Pools, before: _Pools, hits: Hits) -> np.ndarray:
     # the logarithm of a sum depends on how much was added up, and from how far apart
-    size = min(len(mine), len(controls))
-    after, before = (
-        np.average(cells.logged(pools, hits), axis=0, weights=sizes)
-        for pools, sizes in (cells.pools(mine, size), rest(size))
-    )
-    return after - before
+    size = min(len(after.rows), len(before.rows))
+    there, here = (side.mean(size, hits) for side in (after, before))
+    return there - here
 
 
 def _neighbours(embedding: np.ndarray, rows: np.ndarray, k: int) -> list[np.ndarray]:
@@ -234,7 +250,3 @@ def _neighbours(embedding: np.ndarray, rows: np.ndarray, k: int) -> list[np.ndar
     axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
     ordered = rows[np.argsort(centred @ axis, kind="stable")]
     return [part for half in np.array_split(ordered, 2) for part in _neighbours(embedding, half, k)]
-
-
-def _dense(matrix: np.ndarray | sparse.csr_matrix) -> np.ndarray:
-    return np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
