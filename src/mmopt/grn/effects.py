@@ -1,7 +1,7 @@
 """Effects of one perturbation with what the ensemble, the model class and chance say about them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm, rankdata
@@ -76,6 +76,34 @@ class Scene:
         share = (self.averaging @ clipped.sum(1)) / np.maximum(self.averaging @ moved, 1e-9)
         return self.averaging @ (self.readout.logged(level, list(perturbation.clamps)) - before), share
 
+    def narrowed(self, block: slice) -> tuple["Scene", dict[int, int]]:
+        """Return the scene of one modality and the regulators of others, and where each column of this one is in it.
+
+        The modality comes first; effects on it are those of the whole scene.
+        """
+        network, readout = self.network, self.readout
+        columns = np.arange(block.start, block.stop)
+        kept = np.r_[columns, np.setdiff1d(network.regulators, columns)]
+        place = np.full(network.n_features, -1)
+        place[kept] = np.arange(len(kept))
+        edges = place[network.target] >= 0
+        inside = [(np.flatnonzero((kept >= b.start) & (kept < b.stop)), kind) for b, kind in readout.blocks]
+        blocks = [(slice(here[0], here[-1] + 1), kind) for here, kind in inside if len(here)]
+        smaller = replace(
+            self,
+            network=replace(
+                network,
+                regulators=place[network.regulators],
+                source=network.source[edges],
+                target=place[network.target[edges]],
+                weights=network.weights[:, edges],
+                n_features=len(kept),
+            ),
+            cells=Cells(self.cells.level[:, kept], self.cells.highest[kept]),
+            readout=Readout(blocks, readout.top[kept], readout.bottom[kept]),
+        )
+        return smaller, {int(c): i for i, c in enumerate(kept)}
+
     def draws(
         self, perturbation: Perturbation, members: Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -86,11 +114,8 @@ class Scene:
         return np.stack(effects), np.mean(shares, axis=0)
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw an order in which every target takes the regulators of another one of its modality."""
-        order = np.arange(self.network.n_features)
-        for columns, _kind in self.readout.blocks:
-            order[columns] = rng.permutation(order[columns])
-        return order
+        """Draw an order in which every target takes the regulators of another one of its modality and kind."""
+        return self.network.shuffled([columns for columns, _kind in self.readout.blocks], rng)
 
     def null(self, perturbation: Perturbation, n: int, rng: np.random.Generator) -> np.ndarray:
         """Effects when the targets are shuffled within each modality, ``(n, n_groups, n_features)``."""

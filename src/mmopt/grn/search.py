@@ -279,16 +279,12 @@ def best_by_chance(
 ) -> np.ndarray:
     """Most progress of each size in networks whose targets are shuffled, ``(n, max_factors)``.
 
-    The same search over as many sets: the best of many is what it has to be compared with. Regulators change places
-    among themselves, and so do the other features.
+    The same search over as many sets: the best of many is what it has to be compared with.
     """
     network = journey.network
-    others = np.setdiff1d(np.arange(network.n_features), network.regulators)
     out = np.full((n, max_factors), np.nan)
     for number in range(n):
-        order = np.arange(network.n_features)
-        for columns in (network.regulators, others):
-            order[columns] = rng.permutation(columns)
+        order = network.shuffled([slice(None)], rng)
         found = search(
             journey,
             allowed,

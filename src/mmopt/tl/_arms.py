@@ -10,7 +10,16 @@ from mmopt import _keys
 from mmopt._random import derived
 from mmopt.dynamics import FateMap, descendants, offspring, sample_chains
 from mmopt.grn.propagation import Cells
-from mmopt.tl._counterfactual import Held, Lines, Reader, features_of, hold, interpolated, regulators_along
+from mmopt.tl._counterfactual import (
+    NOTHING,
+    Held,
+    Lines,
+    Reader,
+    features_of,
+    hold,
+    interpolated,
+    regulators_along,
+)
 from mmopt.tl._course import Course
 from mmopt.tl._members import Member, names_of, one_hot
 from mmopt.tl._scene import Stage
@@ -106,7 +115,7 @@ def run_member(arms: Arms, ask: Question, members: list[Member], m: int, seed: i
     held = (
         hold(ask.planned, ask.stage, lines)
         if ask.planned
-        else Held([{}] * len(ask.grid), [{}] * len(ask.grid))
+        else Held([NOTHING] * len(ask.grid), [NOTHING] * (len(ask.grid) - 1))
     )
     arms.features["wild_type"].append(np.stack([ask.read(x[:_READ], held.columns) for x in lines.level]))
     if ask.planned:
@@ -127,8 +136,8 @@ def _counterfactuals(arms: Arms, ask: Question, lines: Lines, held: Held, chosen
     before = np.maximum(lines.level[:, :, network.regulators], 0)
     wild = None if ask.reader is None else np.stack([ask.reader(x) for x in before])
     few = [Cells(x[:_READ], highest) for x in lines.level]
-    clamps = [{c: _head(v) for c, v in at.items()} for at in held.clamps]
-    shifts = [{c: _head(v) for c, v in at.items()} for at in held.shifts]
+    clamps = [{c: _head(v) for c, v in what.clamps.items()} for what in held.at]
+    shifts = [{c: _head(v) for c, v in what.shifts.items()} for what in held.at]
     for g in chosen:
         moved = regulators_along(network, ask.grid, before, held, g, span)
         if wild is not None:

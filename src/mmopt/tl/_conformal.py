@@ -170,7 +170,7 @@ def calibrate(
             if (n := _fewest(stage, mine)) < _LEAST_CELLS:
                 raise ValueError(f"{n} cells")
             job = _read(name, mode, level, stage, mdata)
-            seen = {i.column: stage.profiles.detected(i.column, stage.member) for i in job}
+            seen = stage.profiles.detected([i.column for i in job], stage.member)
             refuse_unsound(
                 job,
                 stage.features,

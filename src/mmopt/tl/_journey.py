@@ -13,7 +13,7 @@ from pandas.api.types import is_bool_dtype
 from mmopt._checks import listed, nearest, obs_column
 from mmopt.grn.propagation import Cells
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey
-from mmopt.tl._interventions import OVEREXPRESS as FACTOR
+from mmopt.tl._interventions import OVEREXPRESS_FACTOR
 from mmopt.tl._scene import Stage, members_of
 
 WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
@@ -151,7 +151,7 @@ def journey(
         seen,
         centres[:, seen].astype(np.float32),
         within[seen].astype(np.float32),
-        (FACTOR * scene.cells.highest[regulators]).astype(np.float32),
+        (OVEREXPRESS_FACTOR * scene.cells.highest[regulators]).astype(np.float32),
         gap,
     )
     return task, names
@@ -194,12 +194,12 @@ def allowed_ways(
             )
     mine = np.zeros(mdata.n_obs, dtype=bool)
     mine[source.rows if source.rows is not None else slice(None)] = True
+    in_source, in_all = (stage.profiles.detected(columns, m) for m in (mine, stage.member))
     ways, left_out = [], []
     for column in columns:
         name = stage.features.name(column)
-        here, everywhere = (stage.profiles.detected(column, m) for m in (mine, stage.member))
         for mode in modes:
-            n, of = here if mode == "knockout" else everywhere
+            n, of = (in_source if mode == "knockout" else in_all)[column]
             if n < max(_LEAST_CELLS, _LEAST_SHARE * of) and not (
                 mode == "overexpress" and allow_extrapolation
             ):

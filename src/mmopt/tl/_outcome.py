@@ -1,8 +1,10 @@
 """From what the members say to tables: means, intervals, what is left of a change, and what to warn of."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from mmopt import _keys
 from mmopt.dynamics import agreement, shrink
@@ -29,7 +31,7 @@ def tables(
     planned = n_planned > 0
     out: dict = {"fate_names": names}
     if names:
-        own, own_sd = np.mean(arms.fractions, axis=0), np.std(arms.fractions, axis=0, ddof=1)
+        own, own_sd = np.mean(arms.fractions, axis=0), _unsure(arms.fractions)
         change, sd, factor = np.zeros_like(own), np.zeros_like(own), 1.0
         if planned:
             draws = np.stack(arms.changes)
@@ -94,7 +96,7 @@ def _feature_table(
     table = stage.features.table.iloc[shown]
     spread = stage.spread[shown]
     wild = np.stack(arms.features["wild_type"])
-    values = {"wild_type": (wild.mean(0), wild.std(0, ddof=1))}
+    values = {"wild_type": (wild.mean(0), _unsure(wild))}
     if planned:
         # a member of the network stands beside the lines it ran on, so that only the change varies with it
         n = len(wild)
@@ -137,6 +139,15 @@ def _feature_table(
         ],
         ignore_index=True,
     )
+
+
+def _unsure(members: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Return the standard deviation whose normal interval is as wide as a t interval for one more member would be.
+
+    The members are draws of what could be true. There are few: neither their mean nor their spread is known well.
+    """
+    n = len(members)
+    return np.std(members, axis=0, ddof=1) * t.ppf(0.95, n - 1) * np.sqrt(1 + 1 / n) / _Z
 
 
 def warned(found: dict, ood: list[pd.DataFrame], units: str, planned: bool) -> list[str]:

@@ -25,7 +25,7 @@ from mmopt.tl._journey import End, allowed_ways, journey, place
 from mmopt.tl._reference import shift_cells
 from mmopt.tl._relaxed_search import OPTIMIZERS, compare_relaxed
 from mmopt.tl._reprogram_tables import SCREEN_CELLS, pareto, scored, search_table
-from mmopt.tl._scene import ALL, Stage, set_stage
+from mmopt.tl._scene import Stage, set_stage
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
@@ -298,7 +298,7 @@ def _model_reached(
     index = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(before))).fit(before)
     is_target = np.isin(np.arange(mdata.n_obs), end.rows)
     rows = np.sort(np.random.default_rng([seed, 33]).permutation(start.rows)[:_EMBEDDED])
-    alone = replace(stage, groups={ALL: rows}, chosen=np.array([], dtype=int))
+    alone = replace(stage, chosen=np.array([], dtype=int))
     for i, (factors, modes) in enumerate(zip(front["factors"], front["modes"], strict=True)):
         after = before[rows]
         if factors:
@@ -309,7 +309,7 @@ def _model_reached(
             def make(scene, interventions=interventions):
                 return build(interventions, stage.features, scene, stage.links, stage.cognate, None)
 
-            after = shift_cells(mdata, alone, make, model, seed).after
+            after = shift_cells(mdata, alone, make, model, seed, rows).after
         near = index.kneighbors(after, return_distance=False)
         out[i] = float((is_target[near].mean(1) > 0.5).mean())
     return out

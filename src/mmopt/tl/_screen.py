@@ -128,7 +128,8 @@ def screen(
     chosen = np.linspace(0, stage.scene.network.n_members - 1, min(n_members, stage.scene.network.n_members))
     members = np.unique(chosen.round().astype(int))
     spread, rna = stage.spread, stage.features.blocks["rna"]
-    frames, ranking, skipped, detected = [], [], [], {}
+    frames, ranking, skipped = [], [], []
+    detected = stage.profiles.detected({one.column for job in jobs for one in job}, stage.member)
     extra: dict[str, Any] = {}
     counted: list[tuple[int, list]] = []
     if conformal:
@@ -145,9 +146,6 @@ def screen(
         )
     for job in progress(jobs, "Perturbations", show=progress_bar):
         name = _keys.perturbation_key(label(job))
-        for one in job:
-            if one.column not in detected:
-                detected[one.column] = stage.profiles.detected(one.column, stage.member)
         try:
             refuse_unsound(
                 job,

@@ -72,7 +72,8 @@ def simulate(
         Names of the modalities where there is no network, which knows them; ``False`` leaves one out.
     interventions
         ``[("GATA1", "overexpress", 2, 4), ("SPI1", "knockout")]``: feature, mode and window, from ``start`` up to ``stop``;
-        without a window the whole simulation. Modes as in :func:`mmopt.tl.perturb`.
+        without a window the whole simulation. Modes as in :func:`mmopt.tl.perturb`, with their usual amounts; not ``"set"``, which
+        needs a level.
     terminal_key
         Column with the labels of the fates; without it no fates are read.
     features
@@ -168,7 +169,7 @@ def simulate(
     planned = parse_schedule(interventions, stage.features, mdata, t0, end)
     remarks = list(begin.remarks)
     if planned:
-        detected = {p.what.column: stage.profiles.detected(p.what.column, stage.member) for p in planned}
+        detected = stage.profiles.detected([p.what.column for p in planned], stage.member)
         remarks += stage.remarks + doubts(mdata.uns[regulons], detected)
         remarks += refuse_unsound(
             [p.what for p in planned],
