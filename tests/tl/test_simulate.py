@@ -226,7 +226,7 @@ def test_groups_of_the_start(twinned):
     here = (mdata.obs["day"] == 2).to_numpy()
     begin = find_start(mdata, course, {"day": 2, "time": "early"}, "day")
     assert begin.mass.sum() == (here & early).sum() < here.sum(), "a group in a column called time"
-    assert find_start(mdata, course, {"time": 2}, "day").whole, "the time, where there is no other"
+    assert find_start(mdata, course, {"time": 2}, "day").mass.all(), "the time, where there is no other"
 
     half = np.arange(mdata.n_obs) % 2
     mdata.obs["float"], mdata.obs["int"] = np.where(half, 1.0, 2.0), np.where(half, 1, 2)
@@ -314,7 +314,7 @@ def test_what_members_share_is_unknown_anew_for_each_regulator(monkeypatch):
     changes = [
         np.array([[0.0, 0, 0], [-0.1, 0.1, 0]]) + 0.01 * rng.normal(size=(2, 3)) * [1, 1, 0] for _ in own
     ]
-    arms = Arms(own, changes, {}, [], [])
+    arms = Arms(own, changes, {}, [])
     ask = (arms, None, np.array([0.0, 1.0]), ["a", "b", "c"], np.zeros((3, 4)), np.array([], int))
     one, two = (_outcome.tables(*ask, n)["fate"].set_index("label").loc[["a", "b"]] for n in (1, 2))
     pd.testing.assert_series_equal(one["p"], two["p"])

@@ -10,10 +10,11 @@ from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, Readout, propagate
 
 # What an ensemble on one snapshot does not know: how far a fit transfers to cells no one has seen. Factors on the
-# ensemble's standard deviation, on the effect and on the feature's spread. With them 90 % intervals held 80 to 90 % of the
-# RNA features that change, on average over the five simulated networks they were chosen on; a network they were not
-# chosen on came out at 39 to 63 %. The ensemble alone: about half of it.
+# ensemble's standard deviation, on the effect and on the feature's spread. Set on simulated networks; what the intervals hold
+# elsewhere is in docs/perturbation.md.
 ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.4, 0.35
+# share of the draws of a null that are its tail, and how many are at least
+_TAIL, _LEAST_TAIL = 0.01, 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +209,7 @@ def against_null(
     return p, band
 
 
-def tail_p(size: np.ndarray, drawn: np.ndarray, share: float = 0.01, least: int = 30) -> np.ndarray:
+def tail_p(size: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """P values of ``size`` among sorted draws of the null: ranks, and a generalised Pareto tail beyond the largest ones.
 
     Parameters
@@ -216,9 +217,7 @@ def tail_p(size: np.ndarray, drawn: np.ndarray, share: float = 0.01, least: int 
     size
         Observed, any number.
     drawn
-        Draws of the null, sorted.
-    share, least
-        Share of the draws that are the tail, at least so many; with too few draws, or a tail of equal ones, ranks only.
+        Draws of the null, sorted; with too few of them, or a tail of equal ones, ranks only.
 
     Returns
     -------
@@ -232,7 +231,7 @@ def tail_p(size: np.ndarray, drawn: np.ndarray, share: float = 0.01, least: int 
     """
     n = len(drawn)
     rank = (1 + n - np.searchsorted(drawn, size, side="left")) / (1 + n)
-    k = max(int(share * n), least)
+    k = max(int(_TAIL * n), _LEAST_TAIL)
     if n < 3 * k:
         return rank
     edge = drawn[n - k - 1]

@@ -238,7 +238,7 @@ def _fewest(stage: Stage, cells: np.ndarray) -> int:
 
 def _logged(stage: Stage, values: np.ndarray, clamped: Sequence[int]) -> np.ndarray:
     readout = stage.scene.readout
-    level = (values - readout.bottom) / np.maximum(readout.top - readout.bottom, 1e-9)
+    level = readout.level(values)
     return readout.logged(level, clamped)
 
 

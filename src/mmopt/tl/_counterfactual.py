@@ -67,9 +67,7 @@ def hold(planned: Sequence[Planned], stage: Stage, lines: Lines) -> Held:
 
     active = [[p.what for p in planned if p.active(float(time), begin, end)] for time in lines.grid]
     at = [made(now, i) for i, now in enumerate(active)]
-    until = [
-        at[i] if now == active[i] else made(now, i) for i, now in enumerate(active[:-1], start=1)
-    ]
+    until = [at[i] if now == active[i] else made(now, i) for i, now in enumerate(active[:-1], start=1)]
     return Held(at, until)
 
 

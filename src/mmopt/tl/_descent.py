@@ -46,7 +46,10 @@ class Descent(Scene):
         factor = {c: self._share(c, v) for c, v in perturbation.clamps.items() if c in number}
         at = [
             Perturbation(
-                {c: perturbation.clamps[c] if f is None else f * now[:, number[c]] for c, f in factor.items()},
+                {
+                    c: perturbation.clamps[c] if f is None else f * now[:, number[c]]
+                    for c, f in factor.items()
+                },
                 perturbation.shifts,
             )
             for now in path

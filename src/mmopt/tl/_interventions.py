@@ -134,7 +134,10 @@ def refuse_unsound(
                 "`allow_extrapolation=True` computes it all the same"
             )
         if one.mode == "overexpress":
-            raised, usual = scene.cells.highest[one.column] * one.factor, scene.cells.level[:, one.column].mean()
+            raised, usual = (
+                scene.cells.highest[one.column] * one.factor,
+                scene.cells.level[:, one.column].mean(),
+            )
             if raised < usual:
                 remarks.append(
                     f"{one.name} over-expressed {one.factor:g} times: that is {raised / usual:.2g} of its mean over the cells, so it "
@@ -197,9 +200,8 @@ def build(
 
 def _set_level(one: Intervention, features: Features, scene: Scene) -> float:
     """Level on the scene's scale of what is set to so many counts per 10,000."""
-    top, bottom = scene.readout.top[one.column], scene.readout.bottom[one.column]
     plain = features.within(one.level, features.role(one.column))
-    return float((plain - bottom) / max(top - bottom, 1e-9))
+    return float(scene.readout.level(plain, one.column))
 
 
 def _follows(protein: np.ndarray, gene: np.ndarray, value: np.ndarray | float) -> np.ndarray:

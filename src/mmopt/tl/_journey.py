@@ -17,9 +17,14 @@ from mmopt.tl._interventions import OVEREXPRESS_FACTOR
 from mmopt.tl._scene import Stage, members_of
 
 WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
-_CELLS, _SEEN, _LEAST_SPREAD, _LEAST_GROUP = 60, 60, 0.05, 10
-_LEAST_SHARE, _LEAST_CELLS = 0.01, 10
-TARGET, SOURCE = "target", "source"
+# cells that stand for a group, and features by which groups are told apart
+_CELLS, _SEEN = 60, 60
+# added to the spread within the groups: what hardly varies there must not outweigh the rest
+_LEAST_SPREAD = 0.05
+# a smaller group is no place to end up in
+_LEAST_GROUP = 10
+# a gene counted in fewer cells, or a smaller share of them, is not expressed
+_LEAST_CELLS, _LEAST_SHARE = 10, 0.01
 
 End: TypeAlias = str | Sequence | np.ndarray | Mapping | pd.Series
 
@@ -81,9 +86,7 @@ def _vector(stage: Stage, values: pd.Series, what: str, mdata: MuData) -> Place:
     plain = np.array(
         [stage.features.within(v, stage.features.role(c)) for v, c in zip(plain, columns, strict=True)]
     )
-    level = (plain - readout.bottom[columns]) / np.maximum(
-        readout.top[columns] - readout.bottom[columns], 1e-9
-    )
+    level = readout.level(plain, columns)
     far = (level < -0.5) | (level > 3) | (share & (logged < 0))
     if far.any():
         odd = values.index[far]

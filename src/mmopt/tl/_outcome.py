@@ -15,7 +15,12 @@ _Z = float(norm.ppf(0.95))
 # what the members share and cannot disagree on: factors on the ensemble's standard deviation and on the change, and the
 # share of the cells that is never known. Set on simulated networks, see benchmarks/twin
 ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.35, 0.05
-_MUCH, _LEAST, _SAME = 0.2, 0.01, 1e-6
+# share of the states outside of the data, and total variation between flow and couplings, that is warned of
+_MUCH = 0.2
+# total variation below which there is no effect
+_LEAST = 0.01
+# smaller differences are those of rounding
+_SAME = 1e-6
 
 
 def tables(
@@ -27,7 +32,10 @@ def tables(
     shown: np.ndarray,
     n_planned: int,
 ) -> dict:
-    """Return the slot's tables; what the members cannot disagree on is unknown anew for each of ``n_planned`` regulators."""
+    """Return the slot's tables.
+
+    Intervals widen with each of the ``n_planned`` regulators by what the members share and so cannot disagree on.
+    """
     planned = n_planned > 0
     out: dict = {"fate_names": names}
     if names:
@@ -38,7 +46,7 @@ def tables(
             for i in range(len(grid)):
                 change[i], factor = shrink(draws[:, i])
             # by time: nothing is unknown of a change before there is one
-            touched = np.abs(draws).max(axis=0) > 1e-6
+            touched = np.abs(draws).max(axis=0) > _SAME
             # what was taken back is not excluded either
             sd = np.sqrt(
                 (ENSEMBLE * draws.std(0, ddof=1)) ** 2

@@ -18,7 +18,8 @@ from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, su
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import doubts
-from mmopt.tl._interventions import Intervention, build, label, parse, refuse_unsound
+from mmopt.tl._interventions import build, label, parse, refuse_unsound
+from mmopt.tl._matched import matched_p, rms_of_effects
 from mmopt.tl._reference import Shift, shift_cells, some_cells
 from mmopt.tl._scene import ALL, Stage, members_of, set_stage
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 _PSEUDOTIME = "dpt_pseudotime"
 _MUCH = 0.1
-# other regulators that stand beside the one perturbed, and members that compare them
-_MATCHED, _MATCHED_MEMBERS = 20, 5
 
 
 def perturb(
@@ -221,11 +220,13 @@ def perturb(
     p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))
     pseudotime = _pseudotime(mdata, pseudotime_key)
     # without a model or a direction only the share of the cells that leave the data is wanted
-    moved = stage.groups[ALL] if model is not None or pseudotime is not None else some_cells(stage, random_state)
+    moved = (
+        stage.groups[ALL] if model is not None or pseudotime is not None else some_cells(stage, random_state)
+    )
     shift = shift_cells(mdata, stage, make, model, random_state, moved)
     score = None if pseudotime is None else shift.along(pseudotime[moved])
     with sensible_threads(0):
-        matched = _matched_p(stage, interventions, clamp, rng)
+        matched = matched_p(stage, interventions, clamp, rng)
     groups = _group_table(stage, clamp, summary["delta"], clipped, matched, shift, score)
     for column, limit in (
         ("clip_fraction", "what was observed"),
@@ -353,57 +354,6 @@ def _group_table(
             "agreement": agreement,
         }
     )
-
-
-def rms_of_effects(delta: np.ndarray, block: slice, clamp: Perturbation) -> np.ndarray:
-    """Root mean square of the effects in the columns of one modality that were not clamped; ``(n_groups,)``."""
-    free = np.setdiff1d(np.arange(block.start, block.stop), list(clamp.clamps))
-    return np.sqrt((delta[:, free] ** 2).mean(1)) if len(free) else np.zeros(len(delta))
-
-
-def _matched_p(
-    stage: Stage, interventions: Sequence[Intervention], clamp: Perturbation, rng: np.random.Generator
-) -> np.ndarray:
-    """How often the same done to regulators of like expression has as large effects on RNA; NaN for doubles.
-
-    All of them, the one asked for too, by the same few members.
-    """
-    regulators = stage.scene.network.regulators
-    mine = [i for i in interventions if i.column in regulators]
-    others = np.setdiff1d(regulators, list(clamp.clamps))
-    if len(mine) != 1 or len(others) < 4:
-        return np.full(len(stage.groups), np.nan)
-    one, rna = mine[0], stage.features.blocks["rna"]
-    scene, place = stage.scene.narrowed(rna)
-    members = range(0, scene.network.n_members, max(1, scene.network.n_members // _MATCHED_MEMBERS))
-
-    def size(done: Perturbation) -> np.ndarray:
-        few = Perturbation(
-            {place[c]: v for c, v in done.clamps.items() if c in place},
-            {place[c]: v for c, v in done.shifts.items() if c in place},
-            done.n_steps,
-        )
-        return rms_of_effects(scene.draws(few, members)[0].mean(0), rna, few)
-
-    mean = stage.scene.cells.level.mean(0)
-    near = others[np.argsort(np.abs(mean[others] - mean[one.column]))[: 2 * _MATCHED]]
-    chosen, norm = rng.permutation(near)[:_MATCHED], size(clamp)
-    larger = np.zeros(len(norm))
-    for other in chosen:
-        if one.mode == "set":
-            # so many counts are little of one gene and much of another
-            same = Perturbation({int(other): clamp.clamps[one.column]}, {}, clamp.n_steps)
-        else:
-            same = build(
-                [replace(one, column=int(other))],
-                stage.features,
-                stage.scene,
-                stage.links,
-                stage.cognate,
-                clamp.n_steps,
-            )
-        larger += size(same) >= norm
-    return (1 + larger) / (1 + len(chosen))
 
 
 def _pseudotime(mdata: MuData, key: str | None) -> np.ndarray | None:

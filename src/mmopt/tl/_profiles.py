@@ -19,14 +19,14 @@ OWN_COMPONENTS = "principal components"
 
 @dataclass(frozen=True, eq=False)
 class Profiles:
-    """Raw counts and where the cells lie.
+    """What was measured of the cells, and where they lie.
 
     Parameters
     ----------
     features
         The columns.
     counts
-        Role to the raw counts of its measured cells.
+        Role to the raw counts of its measured cells; for protein to their centred log ratios.
     rows
         Role to the row in ``mdata`` of each of them.
     embedding
@@ -58,7 +58,8 @@ class Profiles:
 
     def detected(self, columns: Iterable[int], cells: np.ndarray) -> dict[int, tuple[int, int]]:
         """For each feature asked for: in how many of ``cells`` (boolean) it was counted, and how many of them were measured."""
-        asked, found = np.unique(np.fromiter(columns, dtype=int)), {}
+        asked = np.unique(np.fromiter(columns, dtype=int))
+        found: dict[int, tuple[int, int]] = {}
         for role, block in self.features.blocks.items():
             mine = asked[(asked >= block.start) & (asked < block.stop)]
             if not mine.size:

@@ -184,12 +184,10 @@ def simulate(
     grid = schedule_grid(course.times, t0, end, planned, n_times)
     names, reader, reference = reader_of(course, stage, labels, random_state)
     ask = Question(course, stage, begin, planned, grid, labels, names, reader, reference, shown, n_cells)
-    arms = Arms([], [], {"wild_type": [], "perturbed": []}, [], [])
+    arms = Arms([], [], {"wild_type": [], "perturbed": []}, [])
     for m in progress(range(len(members)), "simulate", len(members), progress_bar):
         run_member(arms, ask, members, m, derived(random_state, 31, m))
-    flow_paths, flow_share, flow_out = run_flows(
-        course, members, begin, grid, labels, names, n_cells, stochastic, grows, random_state
-    )
+    flow_paths, flow_share, flow_out = run_flows(ask, members, stochastic, grows, random_state)
     found = tables(arms, stage, grid, names, flow_share, shown, len({p.what.name for p in planned}))
     ood = [pd.DataFrame({"time": grid, "arm": "wild_type", "share": flow_out})]
     if planned:
@@ -201,7 +199,7 @@ def simulate(
         "t": grid,
         "ood": pd.concat(ood, ignore_index=True),
         "paths": {"wild_type": flow_paths.astype(np.float32)}
-        | ({"perturbed": np.mean(arms.embedded, axis=0).astype(np.float32)} if planned else {}),
+        | ({"perturbed": arms.embedded.astype(np.float32)} if planned else {}),
         "params": {
             "start": begin.name,
             "start_time": t0,
