@@ -32,9 +32,7 @@ def test_the_two_commands_are_one_line_each():
 
 def test_the_scores_are_those_of_the_benchmark():
     source = (ROOT / "benchmarks" / "integration.md").read_text(encoding="utf-8")
-    told = [
-        [c.strip() for c in r.strip().strip("|").split("|")] for r in README.splitlines() if r.startswith("|")
-    ]
+    told = [[c.strip() for c in r.strip().strip("|").split("|")] for r in README.splitlines() if r.startswith("|")]
     (head,) = [i for i, row in enumerate(told) if "teaseq" in row]
     for title, ours, best in (("Embedding: overall", 2, 3), ("Protein from RNA", 4, 5)):
         (section,) = [s for s in source.split("\n## ") if s.startswith(title)]

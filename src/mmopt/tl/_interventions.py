@@ -13,8 +13,10 @@ from mmopt.grn.effects import Perturbation, Scene
 from mmopt.tl._features import Features
 
 MODES = ("knockout", "knockdown", "overexpress", "block", "set")
-# usual amounts: share that a knock-down removes, and multiple of the 99.9 % quantile, twice of which was never seen
-KNOCKDOWN_SHARE, OVEREXPRESS_FACTOR = 0.5, 2.0
+# removed by a knock-down where nothing is said
+KNOCKDOWN_SHARE = 0.5
+# times the 99.9 % quantile: what an over-expression means where nothing is said, and the most that is not extrapolation
+OVEREXPRESS_FACTOR = 2.0
 # a gene counted in fewer cells, or a smaller share of them, is not expressed
 _LEAST_CELLS, _LEAST_SHARE = 10, 0.01
 
@@ -134,10 +136,8 @@ def refuse_unsound(
                 "`allow_extrapolation=True` computes it all the same"
             )
         if one.mode == "overexpress":
-            raised, usual = (
-                scene.cells.highest[one.column] * one.factor,
-                scene.cells.level[:, one.column].mean(),
-            )
+            raised = one.factor * scene.cells.highest[one.column]
+            usual = scene.cells.level[:, one.column].mean()
             if raised < usual:
                 remarks.append(
                     f"{one.name} over-expressed {one.factor:g} times: that is {raised / usual:.2g} of its mean over the cells, so it "

@@ -121,8 +121,8 @@ def perturb(
         of a group), ``direct`` (set by the intervention, not inferred through the network: also the protein of a clamped gene,
         at the level that goes with the gene's over the cells).
         ``groups``: table ``group, n_cells, shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often the
-        same done to other regulators of like expression has as large effects, by some of the members), ``clip_fraction, ood_fraction,
-        perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
+        same done to other regulators of like expression has as large effects, by some of the members),
+        ``clip_fraction, ood_fraction, perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
         effects with the model's difference of decodes). ``params`` (with ``interval``), ``warnings``, ``versions``. For
         conformal intervals also ``n_calibration``, ``coverage`` and ``coverage_changed`` in ``params``;
         ``calibration``: ``perturbation, n_cells, coverage`` (of its measured features by the interval calibrated on the
@@ -150,7 +150,8 @@ def perturb(
     are constant, 81 to 92 % where ATAC has much background besides, and 78 to 90 % on another simulator.
     Read them as too narrow. ``null_p`` and ``padj`` rank the targets of one perturbation among themselves: a regulator with broad
     effects has them in shuffled networks too, so that hardly any of its targets stands out, and a target that does is no
-    evidence that the regulator acts. ``matched_p`` and the intervals speak of that. A conformal interval holds the measured effect on a feature, of a perturbation that is
+    evidence that the regulator acts. ``matched_p`` and the intervals speak of that. A conformal interval holds the measured
+    effect on a feature, of a perturbation that is
     exchangeable with the calibrating ones and has as many cells, with 90 % probability or more. That is an average over
     features and perturbations: on the features that change it can hold less. For doubles the interaction comes from saturation alone: it is no evidence of genetic interaction.
 
