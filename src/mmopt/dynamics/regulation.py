@@ -67,7 +67,7 @@ def follow(
     >>> circuit = Circuit(np.array([[0.0, 0.0], [5.0, 0.0]]), Form(2.0, 0.5), 1.0)
     >>> path = np.full((2, 1, 2), 0.8)
     >>> follow(circuit, np.array([0.0, 9.0]), path, lambda t: {0: 0.0})[-1].round(2).tolist()
-    [[0.0, 0.09]]
+    [[0.0, 0.06]]
     """
     now = np.array(path[0], dtype=float)
     _hold(now, clamp(float(times[0])))
