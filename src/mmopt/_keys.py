@@ -67,14 +67,14 @@ def perturbation_key(perturbation: str) -> str:
     return perturbation.replace("/", "_")
 
 
-def shifted_embedding(key: str, embedding: str = EMBEDDING) -> str:
-    """``obsm`` key of the embedding after the perturbation ``key``."""
-    return f"{embedding}_{key}"
+def shifted_embedding(key: str) -> str:
+    """``obsm`` key of the model's embedding after the perturbation ``key``."""
+    return f"{EMBEDDING}_{key}"
 
 
-def null_embedding(key: str, embedding: str = EMBEDDING) -> str:
-    """``obsm`` key of the embedding after the perturbation ``key`` in a network with shuffled targets."""
-    return f"{shifted_embedding(key, embedding)}_null"
+def null_embedding(key: str) -> str:
+    """``obsm`` key of the model's embedding after the perturbation ``key`` in a network with shuffled targets."""
+    return f"{shifted_embedding(key)}_null"
 
 
 def perturbation_score(key: str) -> str:

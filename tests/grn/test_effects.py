@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -121,3 +123,25 @@ def test_p_values_fall_with_size_are_ranks_below_the_tail_and_never_nothing():
     # too few to fit a tail, and a tail without spread: ranks
     assert tail_p(np.array([9.0]), np.arange(50.0) / 50) == pytest.approx(1 / 51)
     assert tail_p(np.array([9.0]), np.zeros(500)) == pytest.approx(1 / 501)
+
+
+def test_shuffled_regulators_stay_regulators(scene):
+    """Else an effect would die out after the first step, and null networks would have none of the broad effects."""
+    order = scene.shuffled(np.random.default_rng(0))
+    assert sorted(order[:2]) == [0, 1]
+    assert sorted(order[2:]) == [2, 3, 4, 5]
+    assert any(scene.shuffled(np.random.default_rng(s))[0] == 1 for s in range(9))
+
+
+def test_one_modality_alone_has_the_effects_it_has_among_all(scene):
+    network = replace(scene.network, regulators=np.array([0, 4]), target=np.array([2, 4, 1]))
+    blocks = [(slice(0, 3), "share"), (slice(3, 6), "ratio")]
+    both = replace(scene, network=network, readout=replace(scene.readout, blocks=blocks))
+    alone, place = both.narrowed(slice(0, 3))
+    assert place == {0: 0, 1: 1, 2: 2, 4: 3}
+    assert alone.readout.blocks == [(slice(0, 3), "share"), (slice(3, 4), "ratio")]
+    for column in (0, 4):
+        whole = both.draws(Perturbation({column: 0.0}, {}))[0]
+        few = alone.draws(Perturbation({place[column]: 0.0}, {}))[0]
+        assert np.abs(whole[..., :3]).max() > 0.1
+        np.testing.assert_allclose(few[..., :3], whole[..., :3], atol=1e-6)

@@ -72,3 +72,9 @@ def test_refusals(mdata):
         mm.pl.perturbation_embedding(mdata)
     with pytest.raises(KeyError, match=r"call `mm.tl.perturb\(mdata, ...\)` first"):
         mm.pl.perturbation_embedding(MuData({"rna": mdata["rna"]}))
+
+
+def test_the_embedding_of_the_model_may_have_another_name(mdata):
+    mdata.obsm["X_mine"] = mdata.obsm.pop("X_mmopt")
+    axes = mm.pl.perturbation_embedding(mdata, "A_knockout", use_rep="X_mine", show=False)
+    assert len(axes) == 2

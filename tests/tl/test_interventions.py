@@ -52,3 +52,11 @@ def test_levels_are_counts_per_ten_thousand_of_all_genes(regulated):
     state = place(mdata, stage, vector, "target", None).state
     mine = stage.features.blocks["rna"]
     assert np.median(state[mine] / stage.scene.cells.level[:, mine].mean(0)) == pytest.approx(1, abs=0.15)
+
+
+def test_a_multiple_that_lowers_a_gene_is_told(mdata):
+    with pytest.warns(UserWarning, match=r"GATA1 over-expressed 0\.01 times: .* so it is lowered"):
+        mm.tl.perturb(mdata, "GATA1", mode="overexpress", level=0.01, n_null=5, key_added="little")
+    mm.tl.perturb(mdata, "GATA1", mode="overexpress", n_null=5, key_added="much")
+    said = {key: "is lowered" in " ".join(found["warnings"]) for key, found in mdata.uns["perturb"].items()}
+    assert said == {"little": True, "much": False}

@@ -386,3 +386,26 @@ def test_how_little_is_known_of_a_regulator_is_said(twinned, key, n_confirmed, b
     assert len(said) == (expected is not None)  # once, and nothing of SPI1
     if expected:
         assert re.search(expected, said[0])
+
+
+def test_other_regulators_are_knocked_down_by_the_same_share(mdata):
+    """Whatever little is removed, of all: how the gene compares with the others is not made of the size of the dose."""
+    slight = run(mdata, "GATA1", mode="knockdown", level=0.01)["groups"].loc[0, "matched_p"]
+    much = run(mdata, "GATA1", mode="knockdown", level=0.9)["groups"].loc[0, "matched_p"]
+    assert abs(slight - much) <= 0.2
+
+
+def test_most_cells_of_large_data_are_not_moved_without_a_model(mdata, monkeypatch):
+    from mmopt.tl import _reference
+
+    whole = run(mdata, "GATA1", groupby="cell_type")["groups"]
+    monkeypatch.setattr(_reference, "_MOST", 100)
+    monkeypatch.setattr(_reference, "_EACH", 20)
+    moved = []
+    shift = _reference.Shift.outside
+    monkeypatch.setattr(_reference.Shift, "outside", lambda self: moved.append(len(self.rows)) or shift(self))
+    some = run(mdata, "GATA1", groupby="cell_type")["groups"]
+    assert moved[0] < 0.6 * mdata.n_obs
+    assert some["n_cells"].tolist() == whole["n_cells"].tolist()
+    assert some["ood_fraction"].notna().all()
+    assert (some["ood_fraction"] - whole["ood_fraction"]).abs().iloc[0] < 0.2

@@ -3,6 +3,7 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from mmopt._checks import find_modalities
 from mmopt.tl._features import choose_features
@@ -50,7 +51,18 @@ def test_counts_per_ten_thousand_of_all_that_was_counted_and_of_the_features(mda
 def test_a_protein_was_counted_where_it_has_counts_however_many_the_others_have(mdata):
     mdata["prot"].X[:7, 2] = 0
     profiles, everyone = read(mdata), np.ones(40, dtype=bool)
-    assert profiles.detected(8, everyone) == (33, 40)
-    assert profiles.detected(8, np.arange(40) < 10) == (3, 10)
-    assert profiles.detected(6, everyone) == (40, 40)
-    assert profiles.detected(0, everyone) == (int((mdata["rna"].X[:, 0] > 0).sum()), 40)
+    n = int((mdata["rna"].X[:, 0] > 0).sum())
+    assert profiles.detected([8, 0, 6], everyone) == {0: (n, 40), 6: (40, 40), 8: (33, 40)}
+    assert profiles.detected([8], np.arange(40) < 10) == {8: (3, 10)}
+
+
+def test_asked_genes_of_a_sparse_matrix_are_read_at_once(mdata, monkeypatch):
+    mdata["rna"].X = sparse.csr_matrix(mdata["rna"].X)
+    profiles, reads = read(mdata), []
+    slices = sparse.csr_matrix.__getitem__
+    monkeypatch.setattr(
+        sparse.csr_matrix, "__getitem__", lambda m, key: reads.append(key) or slices(m, key), raising=False
+    )
+    found = profiles.detected([5, 3], np.ones(40, dtype=bool))
+    assert found == {c: (int((mdata["rna"].X.toarray()[:, c] > 0).sum()), 40) for c in (3, 5)}
+    assert sum(isinstance(key, tuple) for key in reads) == 1

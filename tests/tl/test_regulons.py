@@ -315,3 +315,19 @@ def test_how_much_of_the_evidence_the_data_confirm_beside_chance(regulated, capl
         mm.tl.perturb(other, "DECOY1", n_null=5)
     mm.tl.perturb(other, "GATA1", n_null=5)
     assert "drawn at random" not in " ".join(other.uns["perturb"]["GATA1_knockout"]["warnings"])
+
+
+def test_a_source_may_be_addressed_by_any_usual_name_of_its_modality(regulated):
+    from mmopt.tl._features import one_spelling
+
+    mdata, prior = regulated
+    modalities = {"rna": "rna", "prot": "prot"}
+    asked = ["adt:CD4", "protein:CD4", "prot:CD4", "rna:GATA1", "GATA1", "x:CD4"]
+    expected = ["prot:CD4", "prot:CD4", "prot:CD4", "GATA1", "GATA1", "x:CD4"]
+    assert [one_spelling(s, mdata, modalities) for s in asked] == expected
+    protein = mdata["prot"].var_names[0]
+    more = pd.DataFrame(
+        {"source": [f"adt:{protein}"] * 3, "target": ["GENE3", "GENE5", "GENE8"], "weight": 1}
+    )
+    slot = refit(mdata, prior=pd.concat([prior, more]), n_boot=5)
+    assert slot["regulators"].query("feature == @protein")["n_edges"].tolist() == [3]

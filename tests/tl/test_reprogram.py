@@ -159,10 +159,10 @@ def test_matched_sets_are_scored_as_the_set_itself(done, monkeypatch, cell):
     ends = (
         place(mdata, stage, e, w, "cell_type") for e, w in (("monocyte", "source"), ("erythrocyte", "target"))
     )
-    task, names = journey(mdata, stage, *ends, "cell_type", 0)
+    task, _ = journey(mdata, stage, *ends, "cell_type", 0)
     network = stage.scene.network
     sets = [((number, way),) for number in np.unique(network.source)[:6] for way in (-1, 1)]
-    table = scored(task, stage, sets, np.zeros(19), 1.0, names, np.random.default_rng(1))
+    table = scored(task, stage, sets, np.zeros(19), 1.0, np.random.default_rng(1))
     rng, expected = np.random.default_rng(1), {}
     expression = stage.scene.cells.level[:, network.regulators].mean(0)
     for i in np.argsort(-table["progress"].to_numpy(), kind="stable")[:5]:

@@ -1,6 +1,7 @@
 """What a simulated state is: the labels of the observed cells around it, or nothing where there are none."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -25,22 +26,24 @@ class FateMap:
     states: np.ndarray
     labels: np.ndarray
     k: int = 15
-    names: list[str] = field(init=False)
-    radius: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        k = min(self.k, len(self.states) - 1)
-        index = NearestNeighbors(n_neighbors=k).fit(self.states)
-        names, numbers = np.unique(np.asarray(self.labels, dtype=str), return_inverse=True)
-        derived = {
-            "names": [str(n) for n in names],
-            "_hot": np.eye(len(names))[numbers],
-            "_index": index,
-            # a cell of the data is no neighbour of its own
-            "radius": float(np.quantile(index.kneighbors()[0][:, -1], _RADIUS)),
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
+    @cached_property
+    def names(self) -> list[str]:
+        """The labels there are, sorted."""
+        return [str(name) for name in np.unique(np.asarray(self.labels, dtype=str))]
+
+    @cached_property
+    def radius(self) -> float:
+        """Distance to the last neighbour that 99 % of the cells do not exceed; a cell is no neighbour of its own."""
+        return float(np.quantile(self._index.kneighbors()[0][:, -1], _RADIUS))
+
+    @cached_property
+    def _index(self) -> NearestNeighbors:
+        return NearestNeighbors(n_neighbors=min(self.k, len(self.states) - 1)).fit(self.states)
+
+    @cached_property
+    def _hot(self) -> np.ndarray:
+        return (np.asarray(self.labels, dtype=str)[:, None] == self.names).astype(float)
 
     def outside(self, states: np.ndarray) -> np.ndarray:
         """Which states lie farther from the observed ones than 99 % of those from each other; ``(n,)``."""

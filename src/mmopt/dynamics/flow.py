@@ -15,6 +15,7 @@ from mmopt.dynamics.integration import euler_maruyama, rk4
 SIGMA = 0.2
 _MOST_NOISE = 2.0  # of a standard normal mean: beyond it the network extrapolates
 _AVERAGED = 0.3  # last share of the training whose weights are averaged
+_PAIRS = 256  # in a step of the training
 _EDGE = 0.03  # of an interval: nearer to an observed time point the score of a bridge has no bound
 
 
@@ -51,8 +52,6 @@ class Flow:
         ``(d,)`` and number: the embedding is standardised by one scale for all dimensions.
     fastest
         No cell moves faster: largest mean speed of a coupled pair, in scaled units. Away from the data a network knows no bound.
-    losses
-        Of some of the steps of the training.
     """
 
     field: Field
@@ -60,7 +59,6 @@ class Flow:
     centre: np.ndarray
     scale: float
     fastest: float
-    losses: np.ndarray
 
     def run(
         self, states: np.ndarray, times: np.ndarray, *, stochastic: bool = False, seed: int = 0
@@ -123,11 +121,7 @@ class Flow:
         weights = {
             name.replace(".", "_"): w.detach().cpu().numpy() for name, w in self.field.state_dict().items()
         }
-        return weights | {
-            "centre": self.centre,
-            "scale": np.array([self.scale, self.fastest]),
-            "losses": self.losses,
-        }
+        return weights | {"centre": self.centre, "scale": np.array([self.scale, self.fastest])}
 
     @classmethod
     def from_arrays(cls, stored: Mapping[str, np.ndarray], times: np.ndarray) -> "Flow":
@@ -142,7 +136,6 @@ class Flow:
             np.asarray(times, dtype=float),
             np.asarray(stored["centre"], dtype=float),
             *(float(v) for v in np.ravel(stored["scale"])),
-            np.asarray(stored["losses"]),
         )
 
 
@@ -155,7 +148,6 @@ def fit_flow(
     *,
     n_hidden: int = 128,
     n_steps: int = 2000,
-    batch_size: int = 256,
     device: str = "cpu",
     seed: int = 0,
 ) -> Flow:
@@ -171,7 +163,7 @@ def fit_flow(
         Of consecutive time points.
     optimizer
         Builds an optimizer from parameters.
-    n_hidden, n_steps, batch_size, device, seed
+    n_hidden, n_steps, device, seed
         Of the field and its training; global generators are left as they were.
 
     References
@@ -193,9 +185,9 @@ def fit_flow(
     field.to(device)
     optim = optimizer(field.parameters())
     share = knots[1:] - knots[:-1]
-    losses, averaged, begin_average = [], None, int((1 - _AVERAGED) * n_steps)
+    averaged, begin_average = None, int((1 - _AVERAGED) * n_steps)
     for number in range(n_steps):
-        counts = rng.multinomial(batch_size, share / share.sum())
+        counts = rng.multinomial(_PAIRS, share / share.sum())
         start, stop, begin, width = [], [], [], []
         for i, n in enumerate(counts):
             drawn = np.searchsorted(ends[i], rng.random(n) * ends[i][-1], side="right")
@@ -222,7 +214,6 @@ def fit_flow(
         optim.zero_grad(set_to_none=True)
         loss.backward()
         optim.step()
-        losses.append(loss.detach())
         if number >= begin_average:
             with torch.no_grad():
                 now = [p.detach().clone() for p in field.parameters()]
@@ -236,7 +227,4 @@ def fit_flow(
         float((cells[i][p.row] - cells[i + 1][p.col]).norm(dim=1).max()) / share[i]
         for i, p in enumerate(pairs)
     )
-    trace = torch.stack(losses).cpu().numpy()
-    return Flow(
-        field.cpu().eval(), times, centre, scale, fastest, trace.reshape(-1)[:: max(n_steps // 100, 1)]
-    )
+    return Flow(field.cpu().eval(), times, centre, scale, fastest)

@@ -7,11 +7,11 @@ from typing import TypeVar
 import numpy as np
 
 Array = TypeVar("Array")
+# of the Runge–Kutta method between two times that are wanted
+_STEPS = 10
 
 
-def rk4(
-    drift: Callable[[Array, float], Array], state: Array, times: np.ndarray, n_steps: int = 10
-) -> list[Array]:
+def rk4(drift: Callable[[Array, float], Array], state: Array, times: np.ndarray) -> list[Array]:
     """Integrate ``dx/dt = drift(x, t)`` by the classical Runge–Kutta method.
 
     Parameters
@@ -22,8 +22,6 @@ def rk4(
         ``(n, d)`` at ``times[0]``.
     times
         When the state is wanted; may also run backwards.
-    n_steps
-        Steps between two of them.
 
     Returns
     -------
@@ -37,8 +35,8 @@ def rk4(
     """
     out = [state]
     for start, stop in pairwise(times):
-        h = float(stop - start) / n_steps
-        for step in range(n_steps):
+        h = float(stop - start) / _STEPS
+        for step in range(_STEPS):
             t = float(start) + step * h
             first = drift(state, t)
             second = drift(state + first * (h / 2), t + h / 2)
@@ -61,8 +59,10 @@ def euler_maruyama(
 
     Parameters
     ----------
-    drift, state, times, n_steps
+    drift, state, times
         As for :func:`rk4`.
+    n_steps
+        Steps between two of the times.
     noise
         Standard deviation per square root of the unit of time.
     normal

@@ -34,7 +34,6 @@ def follow(
     clamp: Callable[[float], dict[int, np.ndarray | float]],
     shift: Callable[[float], dict[int, np.ndarray]] | None = None,
     *,
-    production: np.ndarray | None = None,
     step: float = 0.1,
 ) -> np.ndarray:
     """Run the regulators beside an observed path, of which they leave only what the clamp does to them.
@@ -55,9 +54,6 @@ def follow(
         Of the time: regulators that are held, and their levels.
     shift
         Of the time: regulators whose log odds are shifted.
-    production
-        ``(n_times, n_cells, p)``: what the observed cell makes (``F(w)``) as a level, e.g. of its chromatin; by default
-        the path itself (the cell is in balance).
     step
         Longest time step as a share of ``1 / rate``.
 
@@ -71,9 +67,8 @@ def follow(
     >>> circuit = Circuit(np.array([[0.0, 0.0], [5.0, 0.0]]), Form(2.0, 0.5), 1.0)
     >>> path = np.full((2, 1, 2), 0.8)
     >>> follow(circuit, np.array([0.0, 9.0]), path, lambda t: {0: 0.0})[-1].round(2).tolist()
-    [[0.0, 0.09]]
+    [[0.0, 0.06]]
     """
-    made = path if production is None else production
     now = np.array(path[0], dtype=float)
     _hold(now, clamp(float(times[0])))
     out = [now.copy()]
@@ -84,7 +79,7 @@ def follow(
         for s in range(n):
             share = s / n
             observed = path[t] + share * (path[t + 1] - path[t])
-            odds = log_odds(made[t] + share * (made[t + 1] - made[t]))
+            odds = log_odds(observed)
             when = float(times[t] + share * span)
             held = clamp(when)
             _hold(now, held)

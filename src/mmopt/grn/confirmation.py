@@ -45,10 +45,10 @@ class Confirmation:
 
     @property
     def fewer(self) -> np.ndarray:
-        """How many times fewer edges are confirmed than of a regulator on average, one more added to both; at least 1.
+        """Confirmed edges of a regulator on average, divided by those of each; 1 is added to both, and it is at least 1.
 
-        As far as the evidence is worth something: where it is confirmed no more than by chance, it is all the same how much of it
-        a regulator has, and this is 1 for all.
+        Taken to the power of ``worth``: where the evidence is confirmed no more than by chance, how much of it a regulator has
+        says nothing, and this is 1 for all.
         """
         return np.maximum((self.confirmed.mean() + 1) / (self.confirmed + 1), 1) ** self.worth
 

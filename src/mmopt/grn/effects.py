@@ -1,7 +1,7 @@
 """Effects of one perturbation with what the ensemble, the model class and chance say about them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm, rankdata
@@ -10,10 +10,11 @@ from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, Readout, propagate
 
 # What an ensemble on one snapshot does not know: how far a fit transfers to cells no one has seen. Factors on the
-# ensemble's standard deviation, on the effect and on the feature's spread. With them 90 % intervals held 80 to 90 % of the
-# RNA features that change, on average over the five simulated networks they were chosen on; a network they were not
-# chosen on came out at 39 to 63 %. The ensemble alone: about half of it.
+# ensemble's standard deviation, on the effect and on the feature's spread. Set on simulated networks; what the intervals hold
+# elsewhere is in docs/perturbation.md.
 ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.4, 0.35
+# share of the draws of a null that are its tail, and how many are at least
+_TAIL, _LEAST_TAIL = 0.01, 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,34 @@ class Scene:
         share = (self.averaging @ clipped.sum(1)) / np.maximum(self.averaging @ moved, 1e-9)
         return self.averaging @ (self.readout.logged(level, list(perturbation.clamps)) - before), share
 
+    def narrowed(self, block: slice) -> tuple["Scene", dict[int, int]]:
+        """Return the scene of one modality and the regulators of others, and where each column of this one is in it.
+
+        The modality comes first; effects on it are those of the whole scene.
+        """
+        network, readout = self.network, self.readout
+        columns = np.arange(block.start, block.stop)
+        kept = np.r_[columns, np.setdiff1d(network.regulators, columns)]
+        place = np.full(network.n_features, -1)
+        place[kept] = np.arange(len(kept))
+        edges = place[network.target] >= 0
+        inside = [(np.flatnonzero((kept >= b.start) & (kept < b.stop)), kind) for b, kind in readout.blocks]
+        blocks = [(slice(here[0], here[-1] + 1), kind) for here, kind in inside if len(here)]
+        smaller = replace(
+            self,
+            network=replace(
+                network,
+                regulators=place[network.regulators],
+                source=network.source[edges],
+                target=place[network.target[edges]],
+                weights=network.weights[:, edges],
+                n_features=len(kept),
+            ),
+            cells=Cells(self.cells.level[:, kept], self.cells.highest[kept]),
+            readout=Readout(blocks, readout.top[kept], readout.bottom[kept]),
+        )
+        return smaller, {int(c): i for i, c in enumerate(kept)}
+
     def draws(
         self, perturbation: Perturbation, members: Sequence[int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -86,11 +115,8 @@ class Scene:
         return np.stack(effects), np.mean(shares, axis=0)
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw an order in which every target takes the regulators of another one of its modality."""
-        order = np.arange(self.network.n_features)
-        for columns, _kind in self.readout.blocks:
-            order[columns] = rng.permutation(order[columns])
-        return order
+        """Draw an order in which every target takes the regulators of another one of its modality and kind."""
+        return self.network.shuffled([columns for columns, _kind in self.readout.blocks], rng)
 
     def null(self, perturbation: Perturbation, n: int, rng: np.random.Generator) -> np.ndarray:
         """Effects when the targets are shuffled within each modality, ``(n, n_groups, n_features)``."""
@@ -183,7 +209,7 @@ def against_null(
     return p, band
 
 
-def tail_p(size: np.ndarray, drawn: np.ndarray, share: float = 0.01, least: int = 30) -> np.ndarray:
+def tail_p(size: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """P values of ``size`` among sorted draws of the null: ranks, and a generalised Pareto tail beyond the largest ones.
 
     Parameters
@@ -191,9 +217,7 @@ def tail_p(size: np.ndarray, drawn: np.ndarray, share: float = 0.01, least: int 
     size
         Observed, any number.
     drawn
-        Draws of the null, sorted.
-    share, least
-        Share of the draws that are the tail, at least so many; with too few draws, or a tail of equal ones, ranks only.
+        Draws of the null, sorted; with too few of them, or a tail of equal ones, ranks only.
 
     Returns
     -------
@@ -207,7 +231,7 @@ def tail_p(size: np.ndarray, drawn: np.ndarray, share: float = 0.01, least: int 
     """
     n = len(drawn)
     rank = (1 + n - np.searchsorted(drawn, size, side="left")) / (1 + n)
-    k = max(int(share * n), least)
+    k = max(int(_TAIL * n), _LEAST_TAIL)
     if n < 3 * k:
         return rank
     edge = drawn[n - k - 1]

@@ -5,7 +5,10 @@ import re
 import numpy as np
 import pandas as pd
 
+# peaks within so many bases of the start are linked whatever their correlation with it
 PROMOTER = 1000
+# smallest correlation of the logged values of others
+_LEAST = 0.15
 _INTERVAL = re.compile(r"^(?P<chrom>[^:]+?)[:-](?P<start>\d+)-(?P<end>\d+)$")
 
 
@@ -48,7 +51,6 @@ def link_peaks(
     accessibility: np.ndarray,
     *,
     window: float = 150_000,
-    least: float = 0.15,
 ) -> pd.DataFrame:
     """Link peaks to genes within ``window`` bases that covary with them.
 
@@ -60,8 +62,6 @@ def link_peaks(
         Pooled, normalised values, ``(n_cells, n_genes)`` and ``(n_cells, n_peaks)``, the same cells.
     window
         Largest distance between the middle of the peak and the transcription start.
-    least
-        Smallest correlation of the logged values; peaks within 1,000 bases of the start are linked whatever theirs.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def link_peaks(
     links["correlation"] = np.einsum("ij,ij->j", e[:, links["gene"]], a[:, links["peak"]]) / len(e)
     promoter = links["distance"] <= PROMOTER
     links["weight"] = np.where(promoter, 1.0, 0.5 * np.clip(links["correlation"], 0, 1))
-    return links[promoter | (links["correlation"] >= least)].reset_index(drop=True)
+    return links[promoter | (links["correlation"] >= _LEAST)].reset_index(drop=True)
 
 
 def activity(links: pd.DataFrame, accessibility: np.ndarray, n_genes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """A regulatory network as an ensemble: what regulates what, and how sure that is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,20 @@ class Network:
         target = self.target if order is None else order[self.target]
         weights[target, self.source] = self.weights[member]
         return weights
+
+    def shuffled(self, blocks: Sequence[slice], rng: np.random.Generator) -> np.ndarray:
+        """Draw an order in which every target takes the regulators of another one of its block.
+
+        Regulators change places among themselves, and so do the other features: were they mixed, effects would die out after
+        the first step, as the edges from regulator to regulator would end at ordinary features.
+        """
+        order = np.arange(self.n_features)
+        for block in blocks:
+            here = order[block]
+            acts = np.isin(here, self.regulators)
+            for columns in (here[acts], here[~acts]):
+                order[columns] = rng.permutation(columns)
+        return order
 
 
 def spectral_radius(weights: np.ndarray, level: np.ndarray, form: Form) -> float:

@@ -65,7 +65,7 @@ def log_ratio(counts: np.ndarray) -> np.ndarray:
     return logged - logged.mean(1, keepdims=True)
 
 
-def plain_embedding(normalised: list[np.ndarray], n_dims: int = 20, seed: int = 0) -> np.ndarray:
+def plain_embedding(normalised: list[np.ndarray], n_dims: int = 20) -> np.ndarray:
     """Principal components of each modality's logged values side by side, each modality with the same variance.
 
     The fall-back where no embedding was computed; every cell must have every modality.
@@ -73,7 +73,7 @@ def plain_embedding(normalised: list[np.ndarray], n_dims: int = 20, seed: int = 
     parts = []
     for values in normalised:
         dims = min(n_dims, min(values.shape) - 1)
-        part = PCA(dims, random_state=seed, svd_solver="randomized" if dims > 0 else "auto").fit_transform(
+        part = PCA(dims, random_state=0, svd_solver="randomized" if dims > 0 else "auto").fit_transform(
             values - values.mean(0)
         )
         parts.append(part / max(np.sqrt((part**2).sum(1).mean()), 1e-12))

@@ -1,6 +1,7 @@
 """What a network is fitted to: levels of all features, and what is known of each edge."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -40,10 +41,11 @@ class Problem:
     sign: np.ndarray
     groups: np.ndarray | None = None
     n_genes: int | None = None
-    odds: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "odds", log_odds(self.level))
+    @cached_property
+    def odds(self) -> np.ndarray:
+        """Log odds of the level."""
+        return log_odds(self.level)
 
     def response(self, chromatin: float, least: float) -> np.ndarray:
         """Log odds that the regulators are to explain.

@@ -1,7 +1,8 @@
 """Clamp and propagate: what a perturbation does to the regulators, and they to every feature."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,31 +19,35 @@ class Cells:
     Parameters
     ----------
     level
-        ``(n_cells, n_features)``; kept in single precision, which is plenty for counts.
+        ``(n_cells, n_features)``; single precision is plenty for counts.
     highest
         ``(n_features,)``: no level is moved above it (unless it was there, or is clamped there).
     """
 
     level: np.ndarray
     highest: np.ndarray
-    odds: np.ndarray = field(init=False)
-    share: np.ndarray = field(init=False)
-    floor: np.ndarray = field(init=False)
-    ceiling: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        level = np.asarray(self.level, dtype=np.float32)
-        odds = log_odds(level)
-        derived = {
-            "level": level,
-            "odds": odds,
-            "share": expit(odds),
-            # a pool may lie below 0 by the protein's background, or above what is usual
-            "floor": np.minimum(level, 0),
-            "ceiling": np.maximum(level, np.asarray(self.highest, dtype=np.float32)),
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
+    # a pool may lie below 0 by the protein's background, or above what is usual
+
+    @cached_property
+    def floor(self) -> np.ndarray:
+        """Lowest level that is reached."""
+        return np.minimum(self.level, 0)
+
+    @cached_property
+    def ceiling(self) -> np.ndarray:
+        """Highest level that is reached."""
+        return np.maximum(self.level, np.asarray(self.highest, dtype=self.level.dtype))
+
+    @cached_property
+    def odds(self) -> np.ndarray:
+        """Log odds of the level."""
+        return log_odds(self.level)
+
+    @cached_property
+    def share(self) -> np.ndarray:
+        """Level between off and on that the log odds stand for."""
+        return expit(self.odds)
 
 
 def propagate(
@@ -134,6 +139,13 @@ class Readout:
     blocks: Sequence[tuple[slice, str]]
     top: np.ndarray
     bottom: np.ndarray
+
+    def level(
+        self, values: np.ndarray | float, columns: slice | np.ndarray | int = slice(None)
+    ) -> np.ndarray:
+        """Levels of normalised values of these features."""
+        bottom = self.bottom[columns]
+        return (values - bottom) / np.maximum(self.top[columns] - bottom, 1e-9)
 
     def values(self, level: np.ndarray) -> np.ndarray:
         """Normalised values at these levels, not negative."""

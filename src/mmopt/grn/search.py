@@ -11,13 +11,18 @@ from mmopt._response import FLOOR, expit
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import RATE, Cells
 
+# what is done to a regulator: the sign is that of the dose of a relaxed search, and of what a marker should do
 KNOCKOUT, OVEREXPRESS = -1, 1
+# sets times cells that are held in memory at a time
 _ROWS = 40_000
 # a source that is the target's for all but so little has nothing to gain
 _LEAST_GAP = 0.05
-# how sharply a group's share falls on the way from it to the target, and how far apart two groups are at least, of the way from
-# the source; chosen on simulated networks, where both could be twice or half of that (benchmarks/perturbation/tried.md)
-SHARPNESS, LEAST_APART = 2.0, 0.05
+# chosen on simulated networks, where both could be twice or half of that (benchmarks/perturbation/tried.md):
+# how sharply a group's share falls on the way from it to the target
+SHARPNESS = 2.0
+# how far apart two groups are at least, of the way from the source
+LEAST_APART = 0.05
+# regulators of like expression among which those of a matched set are drawn
 _MATCHED = 10
 
 # number of the regulator and what is done to it, e.g. ((3, KNOCKOUT), (5, OVEREXPRESS))
@@ -174,9 +179,9 @@ class Journey:
 def score(distances: np.ndarray, apart: np.ndarray, identity: float = 1.0) -> np.ndarray:
     """Share of the cells that is not the target's, lower is better.
 
-    Every group has a share that falls on the way from it to the target: a sibling of the target as fast as a group that is far
-    from it, so that cells between the two are not taken for the target's, and none falls further beyond the target. The way
-    from the source alone (``identity=0``) is content with cells that leave for a third group; on simulated networks it
+    The share of each other group falls with the part of the way from its centre to the target's that the cells have made, and no
+    further beyond the target. As it is a part of the way, a group that is near the target counts as much as one that is far.
+    With ``identity=0`` only the way from the source counts, so that cells may end in a third group; on simulated networks it
     chose worse.
 
     Parameters
@@ -279,16 +284,12 @@ def best_by_chance(
 ) -> np.ndarray:
     """Most progress of each size in networks whose targets are shuffled, ``(n, max_factors)``.
 
-    The same search over as many sets: the best of many is what it has to be compared with. Regulators change places
-    among themselves, and so do the other features.
+    The same search over as many sets: the best of many is what it has to be compared with.
     """
     network = journey.network
-    others = np.setdiff1d(np.arange(network.n_features), network.regulators)
     out = np.full((n, max_factors), np.nan)
     for number in range(n):
-        order = np.arange(network.n_features)
-        for columns in (network.regulators, others):
-            order[columns] = rng.permutation(columns)
+        order = network.shuffled([slice(None)], rng)
         found = search(
             journey,
             allowed,

@@ -12,7 +12,11 @@ from mmopt.grn.propagation import RATE
 from mmopt.grn.search import KNOCKOUT, LEAST_APART, OVEREXPRESS, SHARPNESS, Journey, Set
 
 # how many members the objective averages over; more would be slower, and the best of a few is scored with all anyway
-_MEMBERS, _START, _SMOOTH = 3, 0.5, 0.03
+_MEMBERS = 3
+# spread of the random parameters at the start: doses of about a half, where their hyperbolic tangent is still steep
+_START = 0.5
+# dose below which its price is rounded off, so that it has a slope at 0
+_SMOOTH = 0.03
 
 
 @dataclass(frozen=True, eq=False)

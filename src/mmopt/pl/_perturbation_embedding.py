@@ -72,7 +72,7 @@ def perturbation_embedding(
     if basis not in mdata.obsm and f"X_{basis}" in mdata.obsm:  # scanpy takes either
         basis = f"X_{basis}"
     key = chosen_result(read(mdata, _keys.PERTURB, "mm.tl.perturb(mdata, ...)", ()), key)
-    moved, null = _keys.shifted_embedding(key, use_rep), _keys.null_embedding(key, use_rep)
+    moved, null = _keys.shifted_embedding(key), _keys.null_embedding(key)
     for slot, call in (
         (basis, "sc.pp.neighbors(mdata, use_rep='X_mmopt'); sc.tl.umap(mdata)"),
         (use_rep, "mm.tl.integrate(mdata)"),

@@ -10,7 +10,16 @@ from mmopt import _keys
 from mmopt._random import derived
 from mmopt.dynamics import FateMap, descendants, offspring, sample_chains
 from mmopt.grn.propagation import Cells
-from mmopt.tl._counterfactual import Held, Lines, Reader, features_of, hold, interpolated, regulators_along
+from mmopt.tl._counterfactual import (
+    NOTHING,
+    Held,
+    Lines,
+    Reader,
+    features_of,
+    hold,
+    interpolated,
+    regulators_along,
+)
 from mmopt.tl._course import Course
 from mmopt.tl._members import Member, names_of, one_hot
 from mmopt.tl._scene import Stage
@@ -19,18 +28,23 @@ from mmopt.tl._starts import Start
 
 # lines whose every feature is read: their mean over the members is what counts
 _READ = 40
-_REFERENCE, _EACH, _PATHS, _NEIGHBOURS = 5000, 20, 40, 15
+# observed cells that states are compared with, and of each label among them at least
+_REFERENCE, _EACH = 5000, 20
+# lines that are drawn
+_PATHS = 40
+# cells around a state that say where it is
+_NEIGHBOURS = 15
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Arms:
-    """What one call collects over the members; arrays are ``(n_grid, ...)``."""
+    """What one call collects over the members; arrays are ``(n_grid, ...)``. ``embedded``: of the first member alone."""
 
     fractions: list[np.ndarray]
     changes: list[np.ndarray]
     features: dict[str, list[np.ndarray]]
     outside: list[np.ndarray]
-    embedded: list[np.ndarray]
+    embedded: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,14 +113,12 @@ def run_member(arms: Arms, ask: Question, members: list[Member], m: int, seed: i
     rng, member, begin = np.random.default_rng(seed), members[m], ask.begin
     mass = begin.mass * member.weights[begin.point]
     if ask.names:
-        arms.fractions.append(
-            _fractions(ask.course, member, mass, begin.point, ask.grid, ask.names, ask.labels)
-        )
+        arms.fractions.append(_fractions(ask, member, mass))
     lines = ask.lines(member, mass, rng)
     held = (
         hold(ask.planned, ask.stage, lines)
         if ask.planned
-        else Held([{}] * len(ask.grid), [{}] * len(ask.grid))
+        else Held([NOTHING] * len(ask.grid), [NOTHING] * (len(ask.grid) - 1))
     )
     arms.features["wild_type"].append(np.stack([ask.read(x[:_READ], held.columns) for x in lines.level]))
     if ask.planned:
@@ -127,8 +139,8 @@ def _counterfactuals(arms: Arms, ask: Question, lines: Lines, held: Held, chosen
     before = np.maximum(lines.level[:, :, network.regulators], 0)
     wild = None if ask.reader is None else np.stack([ask.reader(x) for x in before])
     few = [Cells(x[:_READ], highest) for x in lines.level]
-    clamps = [{c: _head(v) for c, v in at.items()} for at in held.clamps]
-    shifts = [{c: _head(v) for c, v in at.items()} for at in held.shifts]
+    clamps = [{c: _head(v) for c, v in what.clamps.items()} for what in held.at]
+    shifts = [{c: _head(v) for c, v in what.shifts.items()} for what in held.at]
     for g in chosen:
         moved = regulators_along(network, ask.grid, before, held, g, span)
         if wild is not None:
@@ -144,10 +156,8 @@ def _counterfactuals(arms: Arms, ask: Question, lines: Lines, held: Held, chosen
             near = FateMap(ask.reference[0], np.zeros(len(ask.reference[0]), dtype=int), k=_NEIGHBOURS)
             capped = np.minimum(moved, np.maximum(before, highest[network.regulators]))
             arms.outside.append(np.array([near.outside(x).mean() for x in capped]))
-            if not arms.embedded:
-                arms.embedded.append(
-                    np.stack([ask.reference[1][near.near(x[:_PATHS])].mean(1) for x in capped])
-                )
+            if arms.embedded is None:
+                arms.embedded = np.stack([ask.reference[1][near.near(x[:_PATHS])].mean(1) for x in capped])
 
 
 def _head(value: np.ndarray | float) -> np.ndarray | float:
@@ -155,43 +165,31 @@ def _head(value: np.ndarray | float) -> np.ndarray | float:
     return value[:_READ] if np.ndim(value) else value
 
 
-def _fractions(
-    course: Course,
-    member: Member,
-    mass: np.ndarray,
-    first: int,
-    grid: np.ndarray,
-    names: list[str],
-    labels: pd.Series,
-) -> np.ndarray:
+def _fractions(ask: Question, member: Member, mass: np.ndarray) -> np.ndarray:
     """Share of each label among the descendants, ``(n_grid, n_labels)``, linear between two time points."""
+    course, first = ask.course, ask.begin.point
     steps = descendants(member.couplings, mass, first, member.weights)
     at = np.stack(
-        [step @ one_hot(labels.iloc[course.rows(first + i)], names)[1] for i, step in enumerate(steps)]
+        [
+            step @ one_hot(ask.labels.iloc[course.rows(first + i)], ask.names)[1]
+            for i, step in enumerate(steps)
+        ]
     )
-    return np.stack([np.interp(grid, course.times[first:], column) for column in at.T], axis=1)
+    return np.stack([np.interp(ask.grid, course.times[first:], column) for column in at.T], axis=1)
 
 
 def run_flows(
-    course: Course,
-    members: list[Member],
-    begin: Start,
-    grid: np.ndarray,
-    labels: pd.Series | None,
-    names: list[str],
-    n_cells: int,
-    stochastic: bool,
-    grows: bool,
-    seed: int,
+    ask: Question, members: list[Member], stochastic: bool, grows: bool, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Paths of the velocity, the labels where they end (last entry: outside of the data), and the share outside by time."""
+    course, begin, labels = ask.course, ask.begin, ask.labels
     last = course.rows(len(course.times) - 1)
     rng = np.random.default_rng([seed, 32])
     mass = begin.mass
     if grows:
         # a velocity makes no cells: those with many descendants have to start as often
         mass = mass * np.mean([offspring(m.couplings, begin.point, m.weights) for m in members], axis=0)
-    cells = rng.choice(course.rows(begin.point), n_cells, p=mass / mass.sum())
+    cells = rng.choice(course.rows(begin.point), ask.n_cells, p=mass / mass.sum())
     known = np.flatnonzero(course.point >= 0)
     known = rng.permutation(known)[:_REFERENCE]
     everywhere = FateMap(course.states[known], np.zeros(len(known), dtype=int))
@@ -203,11 +201,13 @@ def run_flows(
     ends = FateMap(course.states[last], text)
     shares, outside, paths = [], [], []
     for m, member in enumerate(members):
-        path = member.flow.run(course.states[cells], grid, stochastic=stochastic, seed=derived(seed, 34, m))
+        path = member.flow.run(
+            course.states[cells], ask.grid, stochastic=stochastic, seed=derived(seed, 34, m)
+        )
         share, out = ends(path[-1])
         found = dict(zip(ends.names, share.mean(0), strict=True))
         unassigned = found.pop(_keys.UNASSIGNED, 0.0) + out.mean()
-        shares.append([*(found.get(n, 0.0) for n in names), unassigned])
+        shares.append([*(found.get(n, 0.0) for n in ask.names), unassigned])
         outside.append([everywhere.outside(x).mean() for x in path])
         paths.append(path[:, :_PATHS])
     return paths[0], np.array(shares), np.mean(outside, axis=0)

@@ -206,7 +206,7 @@ def _usable(
     hits = [(feature, how or mode) for feature, how in read_label(name, prefixes=())]
     level = level if {how for _, how in hits} == {mode} else None
     job = parse(hits, mode, level, stage.features, mdata)
-    seen = {i.column: stage.profiles.detected(i.column, stage.member) for i in job}
+    seen = stage.profiles.detected([i.column for i in job], stage.member)
     refuse_unsound(
         job, stage.features, stage.scene, stage.links, seen, allow_extrapolation=True, on_missing="raise"
     )
@@ -273,7 +273,7 @@ def _fewest(stage: Stage, cells: np.ndarray) -> int:
 
 def _logged(stage: Stage, values: np.ndarray, clamped: Sequence[int]) -> np.ndarray:
     readout = stage.scene.readout
-    level = (values - readout.bottom) / np.maximum(readout.top - readout.bottom, 1e-9)
+    level = readout.level(values)
     return readout.logged(level, clamped)
 
 

@@ -8,16 +8,17 @@ from sklearn.linear_model import LogisticRegression
 
 from mmopt._response import FLOOR, expit
 from mmopt.dynamics import Circuit, follow
-from mmopt.grn.effects import Scene
+from mmopt.grn.effects import Perturbation, Scene
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells
-from mmopt.tl._interventions import build
+from mmopt.tl._interventions import Intervention, build
 from mmopt.tl._scene import Stage
 from mmopt.tl._schedule import Planned
 
 # how often a regulator turns over while the population differentiates: no snapshot says, so the members differ. Chosen on
 # simulated networks, where a threefold error costs little
 TURNOVERS = (6.0, 12.0, 24.0)
+NOTHING = Perturbation({}, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +34,15 @@ class Lines:
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """What is held at each time of the grid: columns to levels, and columns to shifts of their log odds."""
+    """What is held at each time of the grid, and what the same comes to at the next: a share of a level goes along with it."""
 
-    clamps: list[dict[int, np.ndarray | float]]
-    shifts: list[dict[int, np.ndarray]]
+    at: list[Perturbation]
+    until: list[Perturbation]
 
     @property
     def columns(self) -> list[int]:
         """All columns that are held at some time."""
-        return sorted({c for at in self.clamps for c in at})
+        return sorted({c for what in self.at for c in what.clamps})
 
 
 def interpolated(level: np.ndarray, times: np.ndarray, grid: np.ndarray) -> Lines:
@@ -56,20 +57,18 @@ def hold(planned: Sequence[Planned], stage: Stage, lines: Lines) -> Held:
     """Clamps and shifts of a schedule along the lines."""
     scene = stage.scene
     begin, end = float(lines.grid[0]), float(lines.grid[-1])
-    clamps: list[dict[int, np.ndarray | float]] = []
-    shifts: list[dict[int, np.ndarray]] = []
-    for i, time in enumerate(lines.grid):
-        now = [p.what for p in planned if p.active(float(time), begin, end)]
+
+    def made(now: list[Intervention], i: int) -> Perturbation:
         if not now:
-            clamps.append({})
-            shifts.append({})
-            continue
+            return NOTHING
         cells = Cells(lines.level[i], scene.cells.highest)
         here = Scene(scene.network, cells, scene.readout, np.zeros((1, len(cells.level))))
-        made = build(now, stage.features, here, stage.links, stage.cognate, None)
-        clamps.append(dict(made.clamps))
-        shifts.append(dict(made.shifts))
-    return Held(clamps, shifts)
+        return build(now, stage.features, here, stage.links, stage.cognate, None)
+
+    active = [[p.what for p in planned if p.active(float(time), begin, end)] for time in lines.grid]
+    at = [made(now, i) for i, now in enumerate(active)]
+    until = [at[i] if now == active[i] else made(now, i) for i, now in enumerate(active[:-1], start=1)]
+    return Held(at, until)
 
 
 def regulators_along(
@@ -85,11 +84,16 @@ def regulators_along(
     weights = network.dense(member, order)[network.regulators]
     circuit = Circuit(weights, network.forms[member], TURNOVERS[member % len(TURNOVERS)] / span)
 
-    def at(parts: list[dict], time: float) -> dict:
+    def between(time: float, what: str) -> dict:
         i = int(np.searchsorted(grid, time + 1e-9 * span, side="right")) - 1
-        return {number[c]: v for c, v in parts[i].items() if c in number}
+        now = {number[c]: v for c, v in getattr(held.at[i], what).items() if c in number}
+        if i == len(held.until):
+            return now
+        then = {number[c]: v for c, v in getattr(held.until[i], what).items() if c in number}
+        share = (time - grid[i]) / (grid[i + 1] - grid[i])
+        return {c: v + share * (then[c] - v) for c, v in now.items()}
 
-    return follow(circuit, grid, path, lambda t: at(held.clamps, t), lambda t: at(held.shifts, t))
+    return follow(circuit, grid, path, lambda t: between(t, "clamps"), lambda t: between(t, "shifts"))
 
 
 def features_of(

@@ -44,11 +44,17 @@ class Descent(Scene):
         network, path = self.network, self.paths[member % len(self.paths)]
         number = {int(column): i for i, column in enumerate(network.regulators)}
         factor = {c: self._share(c, v) for c, v in perturbation.clamps.items() if c in number}
-        clamps = [
-            {c: perturbation.clamps[c] if f is None else f * now[:, number[c]] for c, f in factor.items()}
+        at = [
+            Perturbation(
+                {
+                    c: perturbation.clamps[c] if f is None else f * now[:, number[c]]
+                    for c, f in factor.items()
+                },
+                perturbation.shifts,
+            )
             for now in path
         ]
-        held = Held(clamps, [dict(perturbation.shifts)] * len(path))
+        held = Held(at, at[1:])
         run = regulators_along(network, self.times, path, held, member, float(np.ptp(self.times)), order)
         now = run[self.point, np.arange(len(self.point))]
         return features_of(network, self.cells, now, perturbation.clamps, perturbation.shifts, member, order)

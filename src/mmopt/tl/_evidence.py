@@ -66,9 +66,7 @@ def edge_support(
     number = {features.name(c): i for i, c in enumerate(columns) if c < len(features.names["rna"])}
     for i, c in enumerate(columns):
         if c >= len(features.names["rna"]):
-            number |= dict.fromkeys(
-                (f"prot:{features.name(c)}", f"{features.modalities['prot']}:{features.name(c)}"), i
-            )
+            number[f"prot:{features.name(c)}"] = i
     direct = pd.DataFrame({"target": [], "source": [], "sign": []})
     if prior is not None:
         direct = pd.DataFrame(
@@ -128,7 +126,7 @@ def cognates(mdata: MuData, features: Features) -> pd.DataFrame:
 
 
 def _regulators(slot: dict, columns: Iterable[int]) -> pd.DataFrame:
-    """Return what is said of those columns that are regulators, and how many times fewer edges are confirmed than on average."""
+    """Rows of ``slot["regulators"]`` that belong to ``columns``, with ``fewer`` as in :class:`Confirmation`."""
     table = slot["regulators"]
     counts = (table[c].to_numpy() for c in ("n_edges", "n_confirmed", "n_by_chance"))
     mine = np.isin(slot["members"]["regulators"], list(columns))

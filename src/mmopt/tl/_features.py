@@ -114,6 +114,15 @@ def role_of(prefix: str, modalities: Mapping[str, str]) -> str | None:
     return None
 
 
+def one_spelling(source: object, mdata: MuData, modalities: Mapping[str, str]) -> str:
+    """Write ``"adt:CD4"`` as ``"prot:CD4"`` and ``"rna:GATA1"`` as ``"GATA1"``, whatever the modalities are called."""
+    prefix, _, rest = str(source).partition(":")
+    role = (
+        role_of(prefix, modalities) if rest and source not in mdata.mod[modalities["rna"]].var_names else None
+    )
+    return rest if role == "rna" else f"prot:{rest}" if role == "prot" else str(source)
+
+
 def choose_features(mdata: MuData, modalities: Mapping[str, str], keep: Mapping[str, set]) -> Features:
     """Take the features marked highly variable, all where there are no marks, and always those of ``keep``."""
     names = {}

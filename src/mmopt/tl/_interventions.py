@@ -13,8 +13,12 @@ from mmopt.grn.effects import Perturbation, Scene
 from mmopt.tl._features import Features
 
 MODES = ("knockout", "knockdown", "overexpress", "block", "set")
-KNOCKDOWN, OVEREXPRESS = 0.5, 2.0
-_LEAST_SHARE, _LEAST_CELLS = 0.01, 10
+# removed by a knock-down where nothing is said
+KNOCKDOWN_SHARE = 0.5
+# times the 99.9 % quantile: what an over-expression means where nothing is said, and the most that is not extrapolation
+OVEREXPRESS_FACTOR = 2.0
+# a gene counted in fewer cells, or a smaller share of them, is not expressed
+_LEAST_CELLS, _LEAST_SHARE = 10, 0.01
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,12 @@ class Intervention:
     name: str
     mode: str
     level: float | None = None
+
+    @property
+    def factor(self) -> float:
+        """Multiple of the 99.9 % quantile, or share removed, that an over-expression or knock-down stands for."""
+        usual = OVEREXPRESS_FACTOR if self.mode == "overexpress" else KNOCKDOWN_SHARE
+        return usual if self.level is None else self.level
 
 
 def parse(
@@ -120,17 +130,25 @@ def refuse_unsound(
                 f"{one.name!r} was counted in {n} of {of} cells: what it does at a high level was never seen; "
                 "`allow_extrapolation=True` computes it all the same"
             )
-        if one.mode == "overexpress" and (one.level or OVEREXPRESS) > 2 and not allow_extrapolation:
+        if one.mode == "overexpress" and one.factor > OVEREXPRESS_FACTOR and not allow_extrapolation:
             raise ValueError(
-                f"{one.name!r}: {one.level:g} times its 99.9 % quantile is beyond twice what was observed; "
+                f"{one.name!r}: {one.factor:g} times its 99.9 % quantile is beyond twice what was observed; "
                 "`allow_extrapolation=True` computes it all the same"
             )
+        if one.mode == "overexpress":
+            raised = one.factor * scene.cells.highest[one.column]
+            usual = scene.cells.level[:, one.column].mean()
+            if raised < usual:
+                remarks.append(
+                    f"{one.name} over-expressed {one.factor:g} times: that is {raised / usual:.2g} of its mean over the cells, so it "
+                    "is lowered; the multiple is of its 99.9 % quantile"
+                )
         if one.mode == "set" and not allow_extrapolation:
             times = _set_level(one, features, scene) / max(scene.cells.highest[one.column], 1e-9)
-            if times > OVEREXPRESS + 1e-9:
+            if times > OVEREXPRESS_FACTOR + 1e-9:
                 raise ValueError(
                     f"{one.name!r}: {one.level:g} is {times:.3g} times its 99.9 % quantile over pools of neighbouring cells (single "
-                    f"cells vary more), and at most {OVEREXPRESS:g} times is taken; `allow_extrapolation=True` computes it all the same"
+                    f"cells vary more), and at most {OVEREXPRESS_FACTOR:g} times is taken; `allow_extrapolation=True` computes it all the same"
                 )
         if features.role(one.column) == "atac":
             known = (links["peak"] == features.name(one.column)).any()
@@ -162,13 +180,13 @@ def build(
     level, highest = scene.cells.level, scene.cells.highest
     clamps: dict[int, np.ndarray | float] = {}
     for one in interventions:
-        c, much = one.column, one.level
+        c = one.column
         if one.mode in ("knockout", "block"):
             value = 0.0
         elif one.mode == "knockdown":
-            value = level[:, c] * (1 - (KNOCKDOWN if much is None else much))
+            value = level[:, c] * (1 - one.factor)
         elif one.mode == "overexpress":
-            value = float(highest[c] * (OVEREXPRESS if much is None else much))
+            value = float(highest[c] * one.factor)
         else:
             value = _set_level(one, features, scene)
         clamps[c] = value
@@ -182,9 +200,8 @@ def build(
 
 def _set_level(one: Intervention, features: Features, scene: Scene) -> float:
     """Level on the scene's scale of what is set to so many counts per 10,000."""
-    top, bottom = scene.readout.top[one.column], scene.readout.bottom[one.column]
     plain = features.within(one.level, features.role(one.column))
-    return float((plain - bottom) / max(top - bottom, 1e-9))
+    return float(scene.readout.level(plain, one.column))
 
 
 def _follows(protein: np.ndarray, gene: np.ndarray, value: np.ndarray | float) -> np.ndarray:

@@ -13,13 +13,18 @@ from pandas.api.types import is_bool_dtype
 from mmopt._checks import listed, nearest, obs_column
 from mmopt.grn.propagation import Cells
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey
-from mmopt.tl._interventions import OVEREXPRESS as FACTOR
+from mmopt.tl._interventions import OVEREXPRESS_FACTOR
 from mmopt.tl._scene import Stage, members_of
 
 WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
-_CELLS, _SEEN, _LEAST_SPREAD, _LEAST_GROUP = 60, 60, 0.05, 10
-_LEAST_SHARE, _LEAST_CELLS = 0.01, 10
-TARGET, SOURCE = "target", "source"
+# cells that stand for a group, and features by which groups are told apart
+_CELLS, _SEEN = 60, 60
+# added to the spread within the groups: what hardly varies there must not outweigh the rest
+_LEAST_SPREAD = 0.05
+# a smaller group is no place to end up in
+_LEAST_GROUP = 10
+# a gene counted in fewer cells, or a smaller share of them, is not expressed
+_LEAST_CELLS, _LEAST_SHARE = 10, 0.01
 
 End: TypeAlias = str | Sequence | np.ndarray | Mapping | pd.Series
 
@@ -81,9 +86,7 @@ def _vector(stage: Stage, values: pd.Series, what: str, mdata: MuData) -> Place:
     plain = np.array(
         [stage.features.within(v, stage.features.role(c)) for v, c in zip(plain, columns, strict=True)]
     )
-    level = (plain - readout.bottom[columns]) / np.maximum(
-        readout.top[columns] - readout.bottom[columns], 1e-9
-    )
+    level = readout.level(plain, columns)
     far = (level < -0.5) | (level > 3) | (share & (logged < 0))
     if far.any():
         odd = values.index[far]
@@ -151,7 +154,7 @@ def journey(
         seen,
         centres[:, seen].astype(np.float32),
         within[seen].astype(np.float32),
-        (FACTOR * scene.cells.highest[regulators]).astype(np.float32),
+        (OVEREXPRESS_FACTOR * scene.cells.highest[regulators]).astype(np.float32),
         gap,
     )
     return task, names
@@ -194,12 +197,12 @@ def allowed_ways(
             )
     mine = np.zeros(mdata.n_obs, dtype=bool)
     mine[source.rows if source.rows is not None else slice(None)] = True
+    in_source, in_all = (stage.profiles.detected(columns, m) for m in (mine, stage.member))
     ways, left_out = [], []
     for column in columns:
         name = stage.features.name(column)
-        here, everywhere = (stage.profiles.detected(column, m) for m in (mine, stage.member))
         for mode in modes:
-            n, of = here if mode == "knockout" else everywhere
+            n, of = (in_source if mode == "knockout" else in_all)[column]
             if n < max(_LEAST_CELLS, _LEAST_SHARE * of) and not (
                 mode == "overexpress" and allow_extrapolation
             ):

@@ -1,8 +1,10 @@
 """From what the members say to tables: means, intervals, what is left of a change, and what to warn of."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from mmopt import _keys
 from mmopt.dynamics import agreement, shrink
@@ -13,7 +15,12 @@ _Z = float(norm.ppf(0.95))
 # what the members share and cannot disagree on: factors on the ensemble's standard deviation and on the change, and the
 # share of the cells that is never known. Set on simulated networks, see benchmarks/twin
 ENSEMBLE, TRANSFER, UNSEEN = 1.5, 0.35, 0.05
-_MUCH, _LEAST, _SAME = 0.2, 0.01, 1e-6
+# share of the states outside of the data, and total variation between flow and couplings, that is warned of
+_MUCH = 0.2
+# total variation below which there is no effect
+_LEAST = 0.01
+# smaller differences are those of rounding
+_SAME = 1e-6
 
 
 def tables(
@@ -25,18 +32,21 @@ def tables(
     shown: np.ndarray,
     n_planned: int,
 ) -> dict:
-    """Return the slot's tables; what the members cannot disagree on is unknown anew for each of ``n_planned`` regulators."""
+    """Return the slot's tables.
+
+    Intervals widen with each of the ``n_planned`` regulators by what the members share and so cannot disagree on.
+    """
     planned = n_planned > 0
     out: dict = {"fate_names": names}
     if names:
-        own, own_sd = np.mean(arms.fractions, axis=0), np.std(arms.fractions, axis=0, ddof=1)
+        own, own_sd = np.mean(arms.fractions, axis=0), _unsure(arms.fractions)
         change, sd, factor = np.zeros_like(own), np.zeros_like(own), 1.0
         if planned:
             draws = np.stack(arms.changes)
             for i in range(len(grid)):
                 change[i], factor = shrink(draws[:, i])
             # by time: nothing is unknown of a change before there is one
-            touched = np.abs(draws).max(axis=0) > 1e-6
+            touched = np.abs(draws).max(axis=0) > _SAME
             # what was taken back is not excluded either
             sd = np.sqrt(
                 (ENSEMBLE * draws.std(0, ddof=1)) ** 2
@@ -94,7 +104,7 @@ def _feature_table(
     table = stage.features.table.iloc[shown]
     spread = stage.spread[shown]
     wild = np.stack(arms.features["wild_type"])
-    values = {"wild_type": (wild.mean(0), wild.std(0, ddof=1))}
+    values = {"wild_type": (wild.mean(0), _unsure(wild))}
     if planned:
         # a member of the network stands beside the lines it ran on, so that only the change varies with it
         n = len(wild)
@@ -137,6 +147,15 @@ def _feature_table(
         ],
         ignore_index=True,
     )
+
+
+def _unsure(members: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Return the standard deviation whose normal interval is as wide as a t interval for one more member would be.
+
+    The members are draws of what could be true. There are few: neither their mean nor their spread is known well.
+    """
+    n = len(members)
+    return np.std(members, axis=0, ddof=1) * t.ppf(0.95, n - 1) * np.sqrt(1 + 1 / n) / _Z
 
 
 def warned(found: dict, ood: list[pd.DataFrame], units: str, planned: bool) -> list[str]:

@@ -19,15 +19,15 @@ from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import doubts
 from mmopt.tl._interventions import build, label, parse, refuse_unsound
-from mmopt.tl._reference import Shift, shift_cells
-from mmopt.tl._scene import Stage, members_of, set_stage
+from mmopt.tl._matched import matched_p, rms_of_effects
+from mmopt.tl._reference import Shift, shift_cells, some_cells
+from mmopt.tl._scene import ALL, Stage, members_of, set_stage
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
 
 _PSEUDOTIME = "dpt_pseudotime"
 _MUCH = 0.1
-_MATCHED = 20
 
 
 def perturb(
@@ -115,13 +115,14 @@ def perturb(
         ``effects``: table ``modality, feature, group`` (``"all"`` first), ``delta`` (for RNA and ATAC of log1p counts per
         10,000 counts of the network's features, which are fewer than all where some are marked highly variable; of the centred
         log ratio for protein; the clamped genes are left out of totals and centres), ``sd``,
-        ``q05``, ``q95``, ``prob_up``, ``null_p`` (how often a network with shuffled targets gives an effect as large),
+        ``q05``, ``q95``, ``prob_up``, ``null_p`` (how often the same perturbation has as large an effect on some feature of the
+        modality in networks with shuffled targets),
         ``null95`` (size that one feature in twenty of those networks exceeds), ``padj`` (Benjamini–Hochberg over the features
         of a group), ``direct`` (set by the intervention, not inferred through the network: also the protein of a clamped gene,
         at the level that goes with the gene's over the cells).
-        ``groups``: table ``group, n_cells, shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often
-        other regulators of like expression have as large effects), ``clip_fraction, ood_fraction,
-        perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
+        ``groups``: table ``group, n_cells, shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often the
+        same done to other regulators of like expression has as large effects, by some of the members),
+        ``clip_fraction, ood_fraction, perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
         effects with the model's difference of decodes). ``params`` (with ``interval``), ``warnings``, ``versions``. For
         conformal intervals also ``n_calibration``, ``coverage`` and ``coverage_changed`` in ``params``;
         ``calibration``: ``perturbation, n_cells, coverage`` (of its measured features by the interval calibrated on the
@@ -147,7 +148,10 @@ def perturb(
     spread over cells, edges, forms and horizons, and terms for the transfer to unseen states that were set on simulated
     networks: 91 to 99 % of the changed RNA features lie within on new networks of that kind, 76 to 83 % where most genes
     are constant, 81 to 92 % where ATAC has much background besides, and 78 to 90 % on another simulator.
-    Read them as too narrow. A conformal interval holds the measured effect on a feature, of a perturbation that is
+    Read them as too narrow. ``null_p`` and ``padj`` rank the targets of one perturbation among themselves: a regulator with broad
+    effects has them in shuffled networks too, so that hardly any of its targets stands out, and a target that does is no
+    evidence that the regulator acts. ``matched_p`` and the intervals speak of that. A conformal interval holds the measured
+    effect on a feature, of a perturbation that is
     exchangeable with the calibrating ones and has as many cells, with 90 % probability or more. That is an average over
     features and perturbations: on the features that change it can hold less. For doubles the interaction comes from saturation alone: it is no evidence of genetic interaction.
 
@@ -180,7 +184,7 @@ def perturb(
     if method == TWIN:
         stage = with_past(stage, course, members, random_state)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
-    detected = {i.column: stage.profiles.detected(i.column, stage.member) for i in interventions}
+    detected = stage.profiles.detected([i.column for i in interventions], stage.member)
     remarks = (
         lost
         + stage.remarks
@@ -216,10 +220,15 @@ def perturb(
     blocks = list(stage.features.blocks.values())
     p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))
     pseudotime = _pseudotime(mdata, pseudotime_key)
-    shift = shift_cells(mdata, stage, make, model, random_state)
-    outside = shift.outside()
-    score = None if pseudotime is None else shift.along(pseudotime[stage.groups["all"]])
-    groups = _group_table(stage, clamp, summary["delta"], draws.mean(0), clipped, shift, outside, score, rng)
+    # without a model or a direction only the share of the cells that leave the data is wanted
+    moved = (
+        stage.groups[ALL] if model is not None or pseudotime is not None else some_cells(stage, random_state)
+    )
+    shift = shift_cells(mdata, stage, make, model, random_state, moved)
+    score = None if pseudotime is None else shift.along(pseudotime[moved])
+    with sensible_threads(0):
+        matched = matched_p(stage, interventions, clamp, rng)
+    groups = _group_table(stage, clamp, summary["delta"], clipped, matched, shift, score)
     for column, limit in (
         ("clip_fraction", "what was observed"),
         ("ood_fraction", "99 % of the unperturbed cells"),
@@ -262,16 +271,15 @@ def perturb(
         mdata.obsm.pop(stale, None)
     if _keys.perturbation_score(key) in mdata.obs:
         del mdata.obs[_keys.perturbation_score(key)]
-    everyone = stage.groups["all"]
     if model is not None:
         embedded = np.full((mdata.n_obs, shift.after.shape[1]), np.nan, dtype=np.float32)
-        embedded[everyone] = shift.after
+        embedded[moved] = shift.after
         mdata.obsm[_keys.shifted_embedding(key)] = embedded
         mdata.obsm[_keys.null_embedding(key)] = by_chance = np.full_like(embedded, np.nan)
-        by_chance[everyone] = shift_cells(mdata, _shuffled(stage, rng), make, model, random_state).after
+        by_chance[moved] = shift_cells(mdata, _shuffled(stage, rng), make, model, random_state, moved).after
     if score is not None:
         along = np.full(mdata.n_obs, np.nan)
-        along[everyone] = score
+        along[moved] = score
         mdata.obs[_keys.perturbation_score(key)] = along
     return mdata if copy else None
 
@@ -311,15 +319,13 @@ def _group_table(
     stage: Stage,
     clamp: Perturbation,
     delta: np.ndarray,
-    unshrunk: np.ndarray,
     clipped: np.ndarray,
+    matched: np.ndarray,
     shift: Shift,
-    outside: np.ndarray,
     score: np.ndarray | None,
-    rng: np.random.Generator,
 ) -> pd.DataFrame:
-    everyone = stage.groups["all"]
-    inside = [np.isin(everyone, rows) for rows in stage.groups.values()]
+    inside = [np.isin(shift.rows, rows) for rows in stage.groups.values()]
+    outside = shift.outside()
     rna = stage.features.blocks["rna"]
     norm = rms_of_effects(delta, rna, clamp)
     agreement = np.full(len(inside), np.nan)
@@ -342,38 +348,13 @@ def _group_table(
             "group": list(stage.groups),
             "n_cells": [len(rows) for rows in stage.groups.values()],
             "shift_norm": norm,
-            "matched_p": _matched_p(stage, clamp, rms_of_effects(unshrunk, rna, clamp), rng),
+            "matched_p": matched,
             "clip_fraction": clipped,
             "ood_fraction": [float(outside[i].mean()) for i in inside],
             "perturbation_score": scores,
             "agreement": agreement,
         }
     )
-
-
-def rms_of_effects(delta: np.ndarray, block: slice, clamp: Perturbation) -> np.ndarray:
-    """Root mean square of the effects in the columns of one modality that were not clamped; ``(n_groups,)``."""
-    free = np.setdiff1d(np.arange(block.start, block.stop), list(clamp.clamps))
-    return np.sqrt((delta[:, free] ** 2).mean(1)) if len(free) else np.zeros(len(delta))
-
-
-def _matched_p(stage: Stage, clamp: Perturbation, norm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How often regulators of like expression, clamped to the same level, have as large effects; NaN for doubles."""
-    scene, regulators = stage.scene, stage.scene.network.regulators
-    mine = [c for c in clamp.clamps if c in regulators]
-    others = np.setdiff1d(regulators, mine)
-    if len(mine) != 1 or len(others) < 4:
-        return np.full(len(norm), np.nan)
-    mean = scene.cells.level.mean(0)
-    near = others[np.argsort(np.abs(mean[others] - mean[mine[0]]))[: 2 * _MATCHED]]
-    rna = stage.features.blocks["rna"]
-    larger = np.zeros(len(norm))
-    chosen = rng.permutation(near)[:_MATCHED]
-    for other in chosen:
-        swapped = Perturbation({int(other): clamp.clamps[mine[0]]}, {}, clamp.n_steps)
-        effect = scene.draws(swapped)[0].mean(0)
-        larger += rms_of_effects(effect, rna, swapped) >= norm
-    return (1 + larger) / (1 + len(chosen))
 
 
 def _pseudotime(mdata: MuData, key: str | None) -> np.ndarray | None:

@@ -1,6 +1,6 @@
 """Pooled, normalised raw counts of the cells of a MuData, all modalities side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,14 +19,14 @@ OWN_COMPONENTS = "principal components"
 
 @dataclass(frozen=True, eq=False)
 class Profiles:
-    """Raw counts and where the cells lie.
+    """What was measured of the cells, and where they lie.
 
     Parameters
     ----------
     features
         The columns.
     counts
-        Role to the raw counts of its measured cells.
+        Role to the raw counts of its measured cells; for protein to their centred log ratios.
     rows
         Role to the row in ``mdata`` of each of them.
     embedding
@@ -56,14 +56,20 @@ class Profiles:
             parts.append(np.exp(pooled / min(k, len(rows))) if role == "prot" else per_ten_thousand(pooled))
         return np.hstack(parts)
 
-    def detected(self, column: int, cells: np.ndarray) -> tuple[int, int]:
-        """In how many of ``cells`` (boolean) a feature was counted, and how many of them were measured."""
-        role = self.features.role(column)
-        number = column - self.features.blocks[role].start
-        here = cells[self.rows[role]]
-        values = self.counted.get(role, self.counts[role])[:, [number]]
-        values = values.toarray() if sparse.issparse(values) else values
-        return int((np.ravel(values)[here] > 0).sum()), int(here.sum())
+    def detected(self, columns: Iterable[int], cells: np.ndarray) -> dict[int, tuple[int, int]]:
+        """For each feature asked for: in how many of ``cells`` (boolean) it was counted, and how many of them were measured."""
+        asked = np.unique(np.fromiter(columns, dtype=int))
+        found: dict[int, tuple[int, int]] = {}
+        for role, block in self.features.blocks.items():
+            mine = asked[(asked >= block.start) & (asked < block.stop)]
+            if not mine.size:
+                continue
+            here = cells[self.rows[role]]
+            # all at once: a sparse matrix of rows is read whole for every column
+            values = self.counted.get(role, self.counts[role])[:, mine - block.start]
+            n = np.ravel((values[here] > 0).sum(0))
+            found |= {int(c): (int(k), int(here.sum())) for c, k in zip(mine, n, strict=True)}
+        return found
 
 
 def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_rep: str | None) -> Profiles:

@@ -23,18 +23,27 @@ from mmopt.tl._scene import ALL, Stage
 if TYPE_CHECKING:
     from mmopt.models import TriVI
 
-_NEIGHBOURS, _RADIUS, _COMPONENTS = 15, 0.99, 10
-_MEMBERS, _BLOCK = 4, 2000
+# cells around one that say how dense the data are there, and the share of the cells that lies within its usual distance
+_NEIGHBOURS, _RADIUS = 15, 0.99
+# principal components where there is no model
+_COMPONENTS = 10
+# the mean of a few members moves a cell hardly elsewhere than that of all
+_MEMBERS = 4
+# cells that are dense in memory at a time
+_BLOCK = 2000
+# cells that tell what share leaves the data, and as many of each group at least
+_MOST, _EACH = 5000, 50
 
 
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """Embedding of every cell asked for before and after, ``(n, d)``, and the generative effects if a model gave any.
+    """Embedding of some cells before and after, ``(n, d)``, and the generative effects if a model gave any.
 
-    ``decoded``: role to the mean change of logged values of each group, from the difference of two decodes of the cells
+    ``rows``: of the cells in the data. ``decoded``: role to the mean change of logged values of each group, from the difference of two decodes of the cells
     that stand for it.
     """
 
+    rows: np.ndarray
     before: np.ndarray
     after: np.ndarray
     decoded: dict[str, np.ndarray]
@@ -61,18 +70,29 @@ class Shift:
             return np.where(length > 1e-12, (flow * move).sum(1) / length, np.nan)
 
 
+def some_cells(stage: Stage, seed: int) -> np.ndarray:
+    """Draw so many cells of those asked for as are plenty to tell a share, and none of the groups lost."""
+    rng = np.random.default_rng([seed, 15])
+    drawn = [rng.permutation(rows)[: _MOST if name == ALL else _EACH] for name, rows in stage.groups.items()]
+    return np.unique(np.concatenate(drawn))
+
+
 def shift_cells(
-    mdata: MuData, stage: Stage, build: Callable[[Scene], Perturbation], model: "TriVI | None", seed: int
+    mdata: MuData,
+    stage: Stage,
+    build: Callable[[Scene], Perturbation],
+    model: "TriVI | None",
+    seed: int,
+    cells: np.ndarray,
 ) -> Shift:
-    """Move every cell asked for by the mean of a few members of the network and embed it again.
+    """Move cells of the data by the mean of a few members of the network and embed them again.
 
     With a model: counts are changed, both versions encoded and decoded, and the decodes subtracted, so that what the
     model gets wrong about a cell cancels. Without: principal components of the logged expression.
     """
-    everyone = stage.groups[ALL]
     parts, rng = [], np.random.default_rng([seed, 13])
-    for start in range(0, len(everyone), _BLOCK):
-        rows = everyone[start : start + _BLOCK]
+    for start in range(0, len(cells), _BLOCK):
+        rows = cells[start : start + _BLOCK]
         scene = stage.on(rows)
         perturbation = build(scene)
         members = range(min(_MEMBERS, scene.network.n_members))
@@ -86,17 +106,18 @@ def shift_cells(
     old, new = (np.vstack(part) for part in list(zip(*parts, strict=True))[:2])
     if model is None:
         if min(old.shape) < 2:
-            return Shift(old, new, {})
-        pca = PCA(min(_COMPONENTS, min(old.shape) - 1), svd_solver="full").fit(old)
-        return Shift(pca.transform(old), pca.transform(new), {})
+            return Shift(cells, old, new, {})
+        # exact for the few components wanted, whatever the shape
+        pca = PCA(min(_COMPONENTS, min(old.shape) - 1), svd_solver="arpack", random_state=seed).fit(old)
+        return Shift(cells, pca.transform(old), pca.transform(new), {})
     decoded = {}
     place = {cell: i for i, cell in enumerate(stage.chosen)}
     for role in model.modalities:
         found = [part[2][role] for part in parts if role in part[2]]
         if found:
-            change, cells = (np.concatenate(each) for each in zip(*found, strict=True))
-            decoded[role] = stage.scene.averaging[:, [place[c] for c in cells]] @ change
-    return Shift(old, new, decoded)
+            change, shown = (np.concatenate(each) for each in zip(*found, strict=True))
+            decoded[role] = stage.scene.averaging[:, [place[c] for c in shown]] @ change
+    return Shift(cells, old, new, decoded)
 
 
 @contextmanager

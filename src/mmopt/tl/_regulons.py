@@ -21,7 +21,7 @@ from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
 from mmopt.grn.scale import chromatin_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
-from mmopt.tl._features import Features, choose_features, other_spelling, role_of
+from mmopt.tl._features import Features, choose_features, one_spelling, other_spelling, role_of
 from mmopt.tl._profiles import read_profiles, usual_embedding
 
 _FIT_CELLS = 3000
@@ -159,6 +159,9 @@ def regulons(
         )
     prior = _checked_table(prior, "prior", ("source", "target"))
     motifs = _checked_table(motifs, "motifs", ("peak", "source"))
+    for given in (prior, motifs):
+        if given is not None:
+            given["source"] = [one_spelling(s, mdata, modalities) for s in given["source"]]
     if motifs is not None and "atac" not in modalities:
         raise ValueError("motifs lie in peaks, but there is no ATAC modality; name it with `atac=`")
     wanted = _wanted(prior, motifs, regulators)
@@ -352,9 +355,7 @@ def _regulator_columns(
     if prior is None and motifs is None:
         return np.arange(len(genes))
     wanted = sorted(_wanted(prior, motifs, None))
-    prots = [
-        w for w in wanted if w.partition(":")[0] in ("prot", features.modalities.get("prot")) and ":" in w
-    ]
+    prots = [w for w in wanted if w.startswith("prot:") and w not in genes]
     columns = [*np.flatnonzero(genes.isin(wanted)), *(features.find(w, mdata) for w in prots)]
     if not columns:
         raise ValueError(

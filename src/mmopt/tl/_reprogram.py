@@ -15,22 +15,25 @@ from mmopt._compat import versions
 from mmopt._logging import logger
 from mmopt._threads import sensible_threads
 from mmopt.grn.search import (
+    OVEREXPRESS,
     Set,
     best_by_chance,
     best_by_markers,
     search,
 )
-from mmopt.tl._interventions import build, parse
-from mmopt.tl._journey import End, allowed_ways, journey, place
+from mmopt.tl._interventions import Intervention, build
+from mmopt.tl._journey import End, Place, allowed_ways, journey, place
 from mmopt.tl._reference import shift_cells
 from mmopt.tl._relaxed_search import OPTIMIZERS, compare_relaxed
-from mmopt.tl._reprogram_tables import SCREEN_CELLS, pareto, scored, search_table
-from mmopt.tl._scene import ALL, Stage, set_stage
+from mmopt.tl._reprogram_tables import SCREEN_CELLS, named, pareto, scored, search_table
+from mmopt.tl._scene import Stage, set_stage
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
 
+# members that sort the sets, and sets of two or more that all members then score
 _SCREEN_MEMBERS, _KEPT = 5, 25
+# source cells that a model embeds again, and cells around each that say where it is
 _EMBEDDED, _NEIGHBOURS = 300, 15
 
 
@@ -198,10 +201,7 @@ def reprogram(
             task, ways, max(found), n=n_null, identity=identity, cells=SCREEN_CELLS, width=beam, rng=rng
         )
         ranking = pd.concat(
-            [
-                scored(task, stage, sets, chance[:, size - 1], identity, names, rng)
-                for size, sets in kept.items()
-            ],
+            [scored(task, stage, sets, chance[:, size - 1], identity, rng) for size, sets in kept.items()],
             ignore_index=True,
         )
     order = ranking["progress"] - penalty * ranking["n_factors"]
@@ -224,7 +224,9 @@ def reprogram(
         )
     front = pareto(ranking, chance, found, markers, stage)
     if model is not None:
-        front["model_reached"] = _model_reached(mdata, stage, model, front, start, end, groupby, random_state)
+        by_name = {("", ""): ()} | {named(stage, s): s for sets in kept.values() for s in sets}
+        shown = [by_name[row] for row in zip(front["factors"], front["modes"], strict=True)]
+        front["model_reached"] = _model_reached(mdata, stage, model, shown, start, end, random_state)
     for remark in remarks:
         warnings.warn(f"{key_added}: {remark}", stacklevel=2)
     if left_out:
@@ -288,28 +290,32 @@ def _unique(sets: Sequence[Set]) -> list[Set]:
 
 
 def _model_reached(
-    mdata: MuData, stage: Stage, model: "TriVI", front: pd.DataFrame, start, end, groupby, seed: int
+    mdata: MuData, stage: Stage, model: "TriVI", sets: list[Set], start: Place, end: Place, seed: int
 ) -> np.ndarray:
-    """Share of the source cells that the model's embedding puts among the target's, for each row of the front."""
-    out = np.full(len(front), np.nan)
+    """Share of the source cells that the model's embedding puts among the target's after each set."""
+    out = np.full(len(sets), np.nan)
     if start.rows is None or end.rows is None:
         return out
     before = np.asarray(model.get_latent_representation(mdata), dtype=float)
     index = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(before))).fit(before)
     is_target = np.isin(np.arange(mdata.n_obs), end.rows)
     rows = np.sort(np.random.default_rng([seed, 33]).permutation(start.rows)[:_EMBEDDED])
-    alone = replace(stage, groups={ALL: rows}, chosen=np.array([], dtype=int))
-    for i, (factors, modes) in enumerate(zip(front["factors"], front["modes"], strict=True)):
+    alone = replace(stage, chosen=np.array([], dtype=int))
+    for i, members in enumerate(sets):
         after = before[rows]
-        if factors:
-            genes = stage.features.modalities["rna"]
-            pairs = [(f"{genes}:{f}", m) for f, m in zip(factors.split("+"), modes.split("+"), strict=True)]
-            interventions = parse(pairs, "knockout", None, stage.features, mdata)
+        if members:
+            columns = [int(stage.scene.network.regulators[number]) for number, _ in members]
+            interventions = [
+                Intervention(
+                    column, stage.features.name(column), "overexpress" if way == OVEREXPRESS else "knockout"
+                )
+                for column, (_, way) in zip(columns, members, strict=True)
+            ]
 
             def make(scene, interventions=interventions):
                 return build(interventions, stage.features, scene, stage.links, stage.cognate, None)
 
-            after = shift_cells(mdata, alone, make, model, seed).after
+            after = shift_cells(mdata, alone, make, model, seed, rows).after
         near = index.kneighbors(after, return_distance=False)
         out[i] = float((is_target[near].mean(1) > 0.5).mean())
     return out

@@ -27,7 +27,6 @@ def scored(
     sets: list[Set],
     chance: np.ndarray,
     identity: float,
-    names: list[str],
     rng: np.random.Generator,
 ) -> pd.DataFrame:
     """Score sets of one size with the whole ensemble."""

@@ -16,7 +16,10 @@ from mmopt.tl._features import Features
 from mmopt.tl._profiles import Profiles, read_profiles_of
 
 ALL = "all"
-_ALONE, _PER_GROUP, _FEW = 300, 50, 10
+# cells that stand for all where there are no groups, and for each group
+_ALONE, _PER_GROUP = 300, 50
+# a smaller group is spoken of
+_FEW = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +49,8 @@ class Stage:
 
     def cells(self, rows: np.ndarray) -> Cells:
         """Other cells of the data on the scene's scale."""
-        values, readout = self.profiles.values(rows, self.k, self.pool), self.scene.readout
-        return Cells(
-            (values - readout.bottom) / np.maximum(readout.top - readout.bottom, 1e-9),
-            self.scene.cells.highest,
-        )
+        values = self.profiles.values(rows, self.k, self.pool)
+        return Cells(self.scene.readout.level(values).astype(np.float32), self.scene.cells.highest)
 
     def on(self, rows: np.ndarray) -> Scene:
         """Scene of other cells of the data, none of them averaged."""
@@ -116,12 +116,8 @@ def set_stage(
     pool = member if apart else None
     values = profiles.values(chosen, k, pool)
     blocks = [(block, "ratio" if role == "prot" else "share") for role, block in features.blocks.items()]
-    scene = Scene(
-        network,
-        Cells((values - bottom) / np.maximum(top - bottom, 1e-9), highest),
-        Readout(blocks, top, bottom),
-        averaging,
-    )
+    readout = Readout(blocks, top, bottom)
+    scene = Scene(network, Cells(readout.level(values).astype(np.float32), highest), readout, averaging)
     none = pd.DataFrame({"protein": [], "gene": []})
     cognate = cognates(mdata, features) if "prot" in features.modalities else none
     return Stage(scene, features, profiles, slot["links"], cognate, groups, chosen, member, k, remarks, pool)

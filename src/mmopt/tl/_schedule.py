@@ -65,6 +65,11 @@ def parse_schedule(
             raise ValueError(
                 f"interventions: {name!r} from {start:g} to {stop:g} lies outside of the simulation, {begin:g} to {end:g}"
             )
+        if mode == "set":
+            raise ValueError(
+                f"interventions: {name!r}: mode='set' needs a level, which a schedule has no place for; use 'knockout', 'knockdown', "
+                "'overexpress' or 'block', or `mm.tl.perturb(mdata, ..., mode='set', level=...)`"
+            )
         what = parse([(name, mode)], mode, None, features, mdata)[0]
         for other in planned:
             if other.what.column == what.column and start < other.stop - near and other.start < stop - near:

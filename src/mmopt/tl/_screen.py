@@ -19,8 +19,9 @@ from mmopt.grn.effects import Perturbation, summarise
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import weakest_evidence
+from mmopt.tl._features import Features
 from mmopt.tl._interventions import MODES, Intervention, build, label, parse, refuse_unsound
-from mmopt.tl._perturb import rms_of_effects
+from mmopt.tl._matched import rms_of_effects
 from mmopt.tl._scene import Stage, members_of, set_stage
 
 
@@ -128,7 +129,8 @@ def screen(
     chosen = np.linspace(0, stage.scene.network.n_members - 1, min(n_members, stage.scene.network.n_members))
     members = np.unique(chosen.round().astype(int))
     spread, rna = stage.spread, stage.features.blocks["rna"]
-    frames, ranking, skipped, detected = [], [], [], {}
+    frames, ranking, skipped = [], [], []
+    detected = stage.profiles.detected({one.column for job in jobs for one in job}, stage.member)
     extra: dict[str, Any] = {}
     counted: list[tuple[int, list]] = []
     if conformal:
@@ -145,9 +147,6 @@ def screen(
         )
     for job in progress(jobs, "Perturbations", show=progress_bar):
         name = _keys.perturbation_key(label(job))
-        for one in job:
-            if one.column not in detected:
-                detected[one.column] = stage.profiles.detected(one.column, stage.member)
         try:
             refuse_unsound(
                 job,
@@ -167,7 +166,7 @@ def screen(
         if conformal:
             summary, used = calibration.interval(job, summary)
             counted.append((used, job))
-        frames.append(_rows(stage, name, clamp, summary, n_top))
+        frames.append(_rows(stage.features, name, clamp, summary, n_top))
         sure = (summary["q05"] > 0) | (summary["q95"] < 0)
         sure[:, list(clamp.clamps)] = False  # set, not inferred
         evidence = weakest_evidence(mdata.uns[regulons], [one.column for one in job])
@@ -187,7 +186,7 @@ def screen(
         remarks = remarks + about_coverage
     for remark in remarks:
         logger.warning("%s", remark)
-    table = _joined(frames)
+    table = _joined(stage, frames)
     mdata.uns[key_added] = {
         "effects": table,
         "ranking": _ranking(ranking, list(stage.groups)),
@@ -228,12 +227,8 @@ def _jobs(
     read = partial(parse, features=stage.features, mdata=mdata)
     jobs = [read(e, mode, level) for e in entries for mode in (modes[:1] if _says_mode(e) else modes)]
     if order == 2:
-        singles = {mode: [e for e in entries if isinstance(e, str)] for mode in modes}
-        jobs += [
-            read(list(pair), mode, level)
-            for mode, names in singles.items()
-            for pair in combinations(names, 2)
-        ]
+        singles = [e for e in entries if isinstance(e, str)]
+        jobs += [read(list(pair), mode, level) for mode in modes for pair in combinations(singles, 2)]
     names = [label(job) for job in jobs]
     if len(set(names)) < len(names):
         raise ValueError(f"features: {listed({n for n in names if names.count(n) > 1})} asked for twice")
@@ -258,7 +253,7 @@ def _unique(entry: str, genes: str, stage: Stage) -> bool:
 
 
 def _rows(
-    stage: Stage, name: str, clamp: Perturbation, summary: dict[str, np.ndarray], n_top: int | None
+    features: Features, name: str, clamp: Perturbation, summary: dict[str, np.ndarray], n_top: int | None
 ) -> dict[str, Any]:
     """Columns of one perturbation's part of the table, numbers only."""
     n_groups, n = summary["delta"].shape
@@ -266,13 +261,12 @@ def _rows(
     if n_top is not None:
         kept[:] = False
         size = np.abs(summary["delta"])
-        for block in stage.features.blocks.values():
+        for block in features.blocks.values():
             top = np.argsort(-size[:, block], axis=1)[:, :n_top] + block.start
             np.put_along_axis(kept, top, True, axis=1)
     group, feature = np.nonzero(kept)
     return {
         "name": name,
-        "stage": stage,
         "group": group,
         "column": feature,
         **{k: v[kept].astype(np.float32) for k, v in summary.items()},
@@ -280,8 +274,8 @@ def _rows(
     }
 
 
-def _joined(frames: list[dict]) -> pd.DataFrame:
-    stage, names = frames[0]["stage"], [f["name"] for f in frames]
+def _joined(stage: Stage, frames: list[dict]) -> pd.DataFrame:
+    names = [f["name"] for f in frames]
     column = np.concatenate([f["column"] for f in frames])
     table = stage.features.table
     modality = pd.Categorical(table["modality"])

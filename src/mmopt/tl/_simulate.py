@@ -72,7 +72,8 @@ def simulate(
         Names of the modalities where there is no network, which knows them; ``False`` leaves one out.
     interventions
         ``[("GATA1", "overexpress", 2, 4), ("SPI1", "knockout")]``: feature, mode and window, from ``start`` up to ``stop``;
-        without a window the whole simulation. Modes as in :func:`mmopt.tl.perturb`.
+        without a window the whole simulation. Modes as in :func:`mmopt.tl.perturb`, with their usual amounts; not ``"set"``, which
+        needs a level.
     terminal_key
         Column with the labels of the fates; without it no fates are read.
     features
@@ -168,7 +169,7 @@ def simulate(
     planned = parse_schedule(interventions, stage.features, mdata, t0, end)
     remarks = list(begin.remarks)
     if planned:
-        detected = {p.what.column: stage.profiles.detected(p.what.column, stage.member) for p in planned}
+        detected = stage.profiles.detected([p.what.column for p in planned], stage.member)
         remarks += stage.remarks + doubts(mdata.uns[regulons], detected)
         remarks += refuse_unsound(
             [p.what for p in planned],
@@ -183,12 +184,10 @@ def simulate(
     grid = schedule_grid(course.times, t0, end, planned, n_times)
     names, reader, reference = reader_of(course, stage, labels, random_state)
     ask = Question(course, stage, begin, planned, grid, labels, names, reader, reference, shown, n_cells)
-    arms = Arms([], [], {"wild_type": [], "perturbed": []}, [], [])
+    arms = Arms([], [], {"wild_type": [], "perturbed": []}, [])
     for m in progress(range(len(members)), "simulate", len(members), progress_bar):
         run_member(arms, ask, members, m, derived(random_state, 31, m))
-    flow_paths, flow_share, flow_out = run_flows(
-        course, members, begin, grid, labels, names, n_cells, stochastic, grows, random_state
-    )
+    flow_paths, flow_share, flow_out = run_flows(ask, members, stochastic, grows, random_state)
     found = tables(arms, stage, grid, names, flow_share, shown, len({p.what.name for p in planned}))
     ood = [pd.DataFrame({"time": grid, "arm": "wild_type", "share": flow_out})]
     if planned:
@@ -200,7 +199,7 @@ def simulate(
         "t": grid,
         "ood": pd.concat(ood, ignore_index=True),
         "paths": {"wild_type": flow_paths.astype(np.float32)}
-        | ({"perturbed": np.mean(arms.embedded, axis=0).astype(np.float32)} if planned else {}),
+        | ({"perturbed": arms.embedded.astype(np.float32)} if planned else {}),
         "params": {
             "start": begin.name,
             "start_time": t0,

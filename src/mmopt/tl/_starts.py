@@ -13,22 +13,23 @@ from mmopt.dynamics import FateMap
 from mmopt.tl._course import Course
 from mmopt.tl._scene import mask_of
 
+# cells a simulation can start from
 _FEW = 10
+# share of the starting states outside of the data that is refused, and that is spoken of
 _MUCH, _SOME = 0.5, 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Time point, and the mass on each of its cells; ``whole``: all cells of the time point."""
+    """Time point, and the mass on each of its cells."""
 
     point: int
     mass: np.ndarray
-    whole: bool
     name: str
     remarks: list[str]
 
 
-def find_start(mdata: MuData, course: Course, start: object, time_key: str, random_state: int = 0) -> Start:
+def find_start(mdata: MuData, course: Course, start: object, time_key: str) -> Start:
     """Read ``{"day": 2}``, ``{"cell_type": "HSC"}``, both together, names or a mask of cells, or ``{"day": 2, "states": x}``.
 
     Raises
@@ -74,7 +75,7 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
     remarks: list[str] = []
     if states is not None:
         mass, remarks = _from_states(np.asarray(states, dtype=float), course, t)
-        return Start(t, mass, False, "states", remarks)
+        return Start(t, mass, "states", remarks)
     if sizes[t] < _FEW:
         raise ValueError(
             f"start: {sizes[t]} cells at {course.times[t]:g}, at least {_FEW} are needed; cells by time point: "
@@ -88,7 +89,7 @@ def find_start(mdata: MuData, course: Course, start: object, time_key: str, rand
     named = ", ".join(f"{k} {v}" for k, v in given.items()) or (
         "cells" if not isinstance(start, Mapping) else "all"
     )
-    return Start(t, mass, bool(mass.all()), named, remarks)
+    return Start(t, mass, named, remarks)
 
 
 def _spellings(value: object) -> list[str]:

@@ -1,0 +1,66 @@
+"""How large a perturbation's effects are, and whether the same done to other regulators does as much."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mmopt.grn.effects import Perturbation
+from mmopt.tl._interventions import Intervention, build
+from mmopt.tl._scene import Stage
+
+# other regulators that stand beside the one perturbed
+_OTHERS = 20
+# members of the network that compare them
+_MEMBERS = 5
+
+
+def rms_of_effects(delta: np.ndarray, block: slice, clamp: Perturbation) -> np.ndarray:
+    """Root mean square of the effects in the columns of one modality that were not clamped; ``(n_groups,)``."""
+    free = np.setdiff1d(np.arange(block.start, block.stop), list(clamp.clamps))
+    return np.sqrt((delta[:, free] ** 2).mean(1)) if len(free) else np.zeros(len(delta))
+
+
+def matched_p(
+    stage: Stage, interventions: Sequence[Intervention], clamp: Perturbation, rng: np.random.Generator
+) -> np.ndarray:
+    """How often the same done to regulators of like expression has as large effects on RNA; NaN for doubles.
+
+    All of them, the one asked for too, by the same few members.
+    """
+    regulators = stage.scene.network.regulators
+    mine = [i for i in interventions if i.column in regulators]
+    others = np.setdiff1d(regulators, list(clamp.clamps))
+    if len(mine) != 1 or len(others) < 4:
+        return np.full(len(stage.groups), np.nan)
+    one, rna = mine[0], stage.features.blocks["rna"]
+    scene, place = stage.scene.narrowed(rna)
+    members = range(0, scene.network.n_members, max(1, scene.network.n_members // _MEMBERS))
+
+    def size(done: Perturbation) -> np.ndarray:
+        few = Perturbation(
+            {place[c]: v for c, v in done.clamps.items() if c in place},
+            {place[c]: v for c, v in done.shifts.items() if c in place},
+            done.n_steps,
+        )
+        return rms_of_effects(scene.draws(few, members)[0].mean(0), rna, few)
+
+    mean = stage.scene.cells.level.mean(0)
+    near = others[np.argsort(np.abs(mean[others] - mean[one.column]))[: 2 * _OTHERS]]
+    chosen, norm = rng.permutation(near)[:_OTHERS], size(clamp)
+    larger = np.zeros(len(norm))
+    for other in chosen:
+        if one.mode == "set":
+            # so many counts are little of one gene and much of another
+            same = Perturbation({int(other): clamp.clamps[one.column]}, {}, clamp.n_steps)
+        else:
+            same = build(
+                [replace(one, column=int(other))],
+                stage.features,
+                stage.scene,
+                stage.links,
+                stage.cognate,
+                clamp.n_steps,
+            )
+        larger += size(same) >= norm
+    return (1 + larger) / (1 + len(chosen))
