@@ -218,8 +218,9 @@ class Answers:
         Returns
         -------
         Array of cells × features, or draws × cells × features, or (``mean``, ``lower``, ``upper``). Features are those
-        that are modelled: :meth:`get_var_names` has their names. RNA and ATAC: expected counts. Protein has no depth: its
-        value is the expected level on the log1p scale, on which antibody counts are read, turned back into counts.
+        that are modelled: :meth:`get_var_names` has their names. RNA and ATAC: expected counts. Protein has no depth, and
+        antibody counts are read on the log1p scale: its value is exp(m) - 1, where m is the expectation of log(1 + count).
+        That is a typical count, below the expected one; ``np.log1p`` of it is to be compared with log1p counts.
         What is predicted from other modalities alone is drawn towards the average profile as far as held-out cells
         asked for it. Cells of a batch that never measured the modality, or a protein, get the mean of what they would
         have in each batch that did (of protein on the log1p scale). A cell that has none of ``given`` is a row of NaN.
