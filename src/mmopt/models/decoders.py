@@ -135,6 +135,12 @@ class ProteinDecoder(nn.Module):
     lean, lean_log_likelihood = forward, log_likelihood
 
     @staticmethod
+    def expected(parameters: dict[str, Tensor]) -> Tensor:
+        """Return expected counts (cells × proteins)."""
+        background, foreground = parameters["log_background"].exp(), parameters["log_foreground"].exp()
+        return foreground + torch.sigmoid(parameters["background_logit"]) * (background - foreground)
+
+    @staticmethod
     def log_level(parameters: dict[str, Tensor]) -> Tensor:
         """Return the expectation of log1p of the count (cells × proteins), which is below log1p of the expected count."""
         background, foreground = (
