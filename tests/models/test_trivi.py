@@ -266,6 +266,15 @@ class TestNormalized:
             np.testing.assert_allclose(as_batch[cells == batch], found[cells == batch], rtol=1e-5)
             assert not np.allclose(as_batch[cells != batch], found[cells != batch], rtol=1e-5)
 
+    @pytest.mark.parametrize("modality", ["rna", "atac"])
+    def test_another_batch_is_answered_as_if_the_cells_were_of_it(self, fitted, modality):
+        """At the predicted depth, too."""
+        as_a = fitted.adata.copy()
+        as_a.obs["donor"] = "a"
+        expected = fitted.get_normalized(modality, "prot", mdata=as_a)
+        found = fitted.get_normalized(modality, "prot", transform_batch="a")
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
     def test_a_batch_without_the_modality_gets_the_mean_of_what_those_with_it_would_have(
         self, make_model, train, make_mosaic
     ):

@@ -50,7 +50,7 @@ class Queries:
         mdata
             The query, with the names of modalities and the batch column of the reference. It may lack modalities, and
             its features may be in another order. Proteins without a single count in a new batch are taken as not
-            measured there.
+            measured there; the reference's ``protein_panels`` are those of its own batches.
         reference_model
             A trained model, which is left as it is, or the file of one.
         unfrozen
