@@ -14,5 +14,5 @@ def are_cut_sites(values: np.ndarray) -> bool:
 
 
 def to_fragments(counts: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix | np.ndarray:
-    """Return half of each count, rounded up (Martens et al. 2023): a lone cut has its other end outside of the peak."""
+    """Return half of each count, rounded up (Martens et al. 2024): a lone cut has its other end outside of the peak."""
     return (counts / 2).ceil() if sparse.issparse(counts) else np.ceil(counts / 2)

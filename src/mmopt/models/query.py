@@ -232,16 +232,19 @@ def _brighten(network: TriModule, manager: AnnDataManager) -> None:
     """
     mosaic, n_known = read(manager), network.n_batch - network.n_added_batches
     for b in range(n_known, network.n_batch if "prot" in network.decoders else 0):
-        cells = np.flatnonzero((mosaic.batch == b) & (mosaic.rows["prot"] >= 0))
-        if not len(cells):
+        cells, measured = (
+            np.flatnonzero((mosaic.batch == b) & (mosaic.rows["prot"] >= 0)),
+            network.measured_prot[b],
+        )
+        if not (len(cells) and measured.any()):
             continue
-        totals = torch.full((2, network.measured_prot.shape[1]), 0.5)
+        totals = torch.full((2, len(measured)), 0.5)
         for tensors in MosaicLoader(manager, cells[:: 1 + len(cells) // BRIGHTNESS_CELLS], 512):
             z = network.inference(tensors, noise=torch.zeros(1))["qz"].loc[tensors["prot_rows"]]
             decoded = network._decode("prot", z, torch.full((len(z),), b))
             expected = network.decoders["prot"].expected(decoded)
             totals += torch.stack([tensors["prot"].dense(expected.shape[1]).sum(0), expected.sum(0)])
-        seen, expected = totals[:, network.measured_prot[b]].log()
+        seen, expected = totals[:, measured].log()
         network.decoders["prot"].added_background[b - n_known] += (seen - expected).median()
 
 

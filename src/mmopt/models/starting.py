@@ -83,7 +83,7 @@ def note_empty_batches(manager: AnnDataManager, known: Sequence[str]) -> None:
 
 
 def warn_of_cut_sites(manager: AnnDataManager) -> None:
-    """Say it where the ATAC counts, as far as the first block of them tells, are no fragments."""
+    """Say it where the ATAC counts, as far as a first part of them tells, are no fragments."""
     state = manager.registry["field_registries"].get("atac", {}).get("state_registry")
     if state is None or state["absent"]:
         return

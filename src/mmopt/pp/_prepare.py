@@ -74,7 +74,7 @@ def prepare(
     References
     ----------
     .. [1] Satija et al. (2015), Spatial reconstruction of single-cell gene expression data, Nature Biotechnology 33.
-    .. [2] Martens et al. (2023), Modeling fragment counts improves single-cell ATAC-seq analysis, Nature Methods 21.
+    .. [2] Martens et al. (2024), Modeling fragment counts improves single-cell ATAC-seq analysis, Nature Methods 21.
 
     Examples
     --------
