@@ -10,7 +10,7 @@ def are_cut_sites(values: np.ndarray) -> bool:
     Counts of fragments have one most frequent value, however deep they are.
     """
     ones, twos, threes, fours = (np.count_nonzero(values == n) for n in (1, 2, 3, 4))
-    return twos > max(ones, threes) and fours >= threes
+    return bool(twos > max(ones, threes) and fours >= threes)
 
 
 def to_fragments(counts: sparse.csr_matrix | np.ndarray) -> sparse.csr_matrix | np.ndarray:
