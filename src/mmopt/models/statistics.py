@@ -82,9 +82,7 @@ def tf_idf(x: sp.csr_matrix, idf: np.ndarray) -> np.ndarray:
 
 
 def protein(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> dict[str, np.ndarray]:
-    """Scales of the centred log-ratio, the background of each batch, and the step from the 10 % to the 90 % quantile.
-
-    The background is the 10 % quantile of all cells, times one factor per batch (see :func:`_background`).
+    """Scales of the centred log-ratio, and per batch the background (10 % quantile) and the step up to the 90 % one.
 
     Parameters
     ----------
@@ -100,12 +98,19 @@ def protein(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> dict[str
         mean, std, quantile = np.nanmean, np.nanstd, np.nanquantile
     ratio = logs - mean(logs, 1, keepdims=True)
     low, high = quantile(logs, [0.1, 0.9], axis=0)
+    background = _background(logs, batch[sample], measured)
     return {
         "mean": mean(ratio, 0),
         "scale": np.maximum(std(ratio, 0), MIN_SCALE),
-        "log_background": _background(_log_level(low), logs, batch[sample], measured),
+        "log_background": _log_level(np.where(np.isfinite(background), background, low)),
         "step": np.maximum(high - low, 0.1),
     }
+
+
+def log_background(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the background of each batch and protein, NaN where it was not measured."""
+    sample, logs = _sample(counts, batch, measured)
+    return _log_level(_background(logs, batch[sample], measured))
 
 
 def _sample(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,18 +122,10 @@ def _sample(counts: Counts, batch: np.ndarray, measured: np.ndarray) -> tuple[np
     return sample, logs
 
 
-def _background(low: np.ndarray, logs: np.ndarray, batch: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Move the logarithms of the quantiles of all cells by one shift per batch: the median over its proteins of what its own differ.
-
-    The quantile of a single protein in a batch is no background where nearly all cells of the batch have the protein, as
-    in sorted cells.
-    """
-    out = np.tile(low, (len(measured), 1))
-    shared = measured.sum(0) > 1  # of the others the quantile is their only batch's own
+def _background(logs: np.ndarray, batch: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    out = np.full(measured.shape, np.nan)
     for b in np.unique(batch):
-        if (mine := shared & measured[b]).any():
-            own = _log_level(np.quantile(logs[batch == b][:, mine], 0.1, axis=0))
-            out[b, shared] += np.median(own - low[mine])
+        out[b, measured[b]] = np.quantile(logs[batch == b][:, measured[b]], 0.1, axis=0)
     return out
 
 
