@@ -52,9 +52,11 @@ def write(benchmarks: Path, out: Path) -> None:
         benchmarks / "scale.md",
         benchmarks / "simulated.md",
         benchmarks / "speed.md",
-        benchmarks / "calibration" / "calibration.md",
     ):
         (include / page.name).write_text(demoted(page, 2), encoding="utf-8")
+    pages = sorted((benchmarks / "calibration").glob("*.md"))
+    text = "\n\n".join(demoted(page, 2) for page in pages)
+    (include / "calibration.md").write_text(text, encoding="utf-8")
     (include / "peers.md").write_text(peers.page(benchmarks / "integration.md"), encoding="utf-8")
     folder = benchmarks / "perturbation"
     told, words = reprogramming.regrets(pd.read_csv(folder / "reprogram.csv"))

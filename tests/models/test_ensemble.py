@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmopt.models import TriVI
+from mmopt.models.likelihoods import expected_log1p
 from mmopt.models.readout import Readouts, any_of
 
 NO_NOISE = {"inference_kwargs": {"noise": torch.zeros(1)}}
@@ -90,10 +91,11 @@ def test_a_draw_is_of_one_of_them_and_intervals_hold_both(make_model, train):
             head.weight.zero_()
             head.bias[2:] = -8
             decoder.log_background.fill_(1.0 + 2 * i)
+            decoder.log_theta.fill_(0.0)
             decoder.increment.weight.zero_()
             decoder.increment.bias.fill_(-20.0)
     cells = model.adata.obs_names.get_indexer(model.adata["prot"].obs_names)[:5]
-    low, high = np.exp(1), np.exp(3)
+    low, high = expected_log1p(torch.tensor([1.0, 3.0]), torch.zeros(2)).expm1().numpy()
     ask = {"given": "prot", "indices": cells}
     draws = model.get_normalized("prot", n_samples=20, return_samples=True, **ask)
     is_high = np.isclose(draws, high, rtol=1e-3)

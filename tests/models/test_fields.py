@@ -315,3 +315,14 @@ class TestRemarks:
         del mdata.mod["atac"], mdata.mod["prot"]
         with pytest.raises(ValueError, match=r"none of the model's modalities.*rename 'gex' to 'rna'"):
             fitted.get_latent_representation(mdata)
+
+
+def test_cut_sites_are_noted_once_and_fragments_are_not(make_mosaic, make_model, caplog):
+    mdata = make_mosaic()
+    with caplog.at_level("WARNING"):
+        make_model(mdata)
+        assert "cut sites" not in caplog.text
+        mdata["atac"].X = mdata["atac"].X * 2
+        make_model(mdata)
+    assert caplog.text.count("'atac': twos outnumber ones") == 1
+    assert "mdata['atac'].X = (mdata['atac'].X / 2).ceil()" in caplog.text

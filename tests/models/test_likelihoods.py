@@ -4,7 +4,12 @@ import torch
 from scipy import special, stats
 from torch.autograd import gradcheck, gradgradcheck
 
-from mmopt.models.likelihoods import multinomial, negative_binomial, negative_binomial_mixture
+from mmopt.models.likelihoods import (
+    expected_log1p,
+    multinomial,
+    negative_binomial,
+    negative_binomial_mixture,
+)
 
 # a row without counts, small counts, a large one
 COUNTS = np.array([[0, 0, 0, 0], [1, 0, 3, 0], [0, 250, 1, 7.0]])
@@ -162,3 +167,21 @@ class TestMultinomial:
         (first,) = torch.autograd.grad(value, logits, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), logits)
         assert all(torch.isfinite(t).all() for t in (value, first, second))
+
+
+class TestExpectedLog1p:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_equals_the_sum_over_all_counts(self, dtype):
+        x = np.arange(200_000)
+        for mean in (1e-3, 0.3, 5, 50, 3000):
+            theta = np.array([0.2, 0.5, 2, 20, 1e4])
+            p = stats.nbinom.pmf(x[:, None], theta, theta / (theta + mean))
+            found = expected_log1p(
+                torch.full((5,), np.log(mean), dtype=dtype), torch.as_tensor(np.log(theta), dtype=dtype)
+            )
+            np.testing.assert_allclose(found, np.log1p(x) @ p, atol=2e-3)
+
+    def test_derivatives(self):
+        arguments = tensor([-3.0, 0.0, 2.0, 8.0], True), tensor([0.0, -2.0, 1.0, 4.0], True)
+        assert gradcheck(expected_log1p, arguments)
+        assert gradgradcheck(expected_log1p, arguments)

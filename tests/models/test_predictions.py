@@ -141,6 +141,22 @@ class TestPredictive:
 @pytest.mark.parametrize(
     ("call", "settings"),
     [
+        ("get_normalized", {"modality": "prot"}),
+        ("get_normalized", {"modality": "prot", "interval": 0.5}),
+        ("get_latent_representation", {}),
+        ("get_predictive_interval", {"modality": "prot"}),
+        ("posterior_predictive_sample", {}),
+    ],
+)
+def test_at_least_one_cell_per_pass(fitted, call, settings):
+    for size in (0, -3):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1; got {size}"):
+            getattr(fitted, call)(batch_size=size, **settings)
+
+
+@pytest.mark.parametrize(
+    ("call", "settings"),
+    [
         ("get_normalized", {"n_samples": 2, "return_samples": True}),
         ("get_predictive_interval", {"n_samples": 9}),
         ("posterior_predictive_sample", {"indices": range(10)}),
@@ -165,6 +181,13 @@ class TestPosteriorPredictive:
             assert interval_coverage(x.transpose(2, 0, 1), observed, [0.8])["coverage_80"] > 0.5
         totals = fitted.adata["atac"].X.sum(1)
         np.testing.assert_array_equal(drawn["atac"].todense().sum(1), np.repeat(totals, 30, 1))
+
+    def test_a_model_without_data_asks_for_them(self, fitted, tmp_path):
+        fitted.save(tmp_path / "model")
+        again = type(fitted).load(tmp_path / "model", accelerator="cpu")
+        with pytest.raises(ValueError, match="has no data yet; pass `mdata`"):
+            again.posterior_predictive_sample()
+        assert again.posterior_predictive_sample(fitted.adata, range(3)).keys() == set(ALL)
 
     def test_some_cells(self, fitted):
         cells = [3, 10, 11]

@@ -119,6 +119,23 @@ class TestQuery:
         assert error("c") < 0.7 * unadapted
         assert error("a") == pytest.approx(unadapted, rel=1e-4)
 
+    def test_the_background_of_sorted_cells_is_that_of_the_reference_times_one_factor(
+        self, reference, query_data
+    ):
+        """Where all cells have a protein, no quantile of their counts is background."""
+        of_one_state = [int(n.removeprefix("query_cell")) % 3 == 0 for n in query_data.obs_names]
+        dark = query_data[of_one_state].copy()
+        bright = dark.copy()
+        bright["prot"].X = bright["prot"].X * 4
+        before = reference.module.decoders["prot"].log_background.mean(0)
+        shifts = [
+            load(mdata, reference).module.decoders["prot"].added_background[0] - before
+            for mdata in (dark, bright)
+        ]
+        for shift in shifts:
+            assert shift.std() < 1e-6
+        assert (shifts[1] - shifts[0]).mean().item() == pytest.approx(np.log(4), abs=0.2)
+
     @pytest.mark.parametrize("modalities", [("rna",), ("prot",), ("atac", "rna")], ids="+".join)
     def test_may_lack_modalities(self, reference, make_mosaic, train, modalities):
         mdata = as_query(make_mosaic(n=160), modalities=modalities)

@@ -10,6 +10,7 @@ from mudata import MuData
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
+from mmopt.models.readout import draw_protein
 
 ALL = ("rna", "atac", "prot")
 SUBSETS = list(chain.from_iterable(combinations(ALL, k) for k in (1, 2, 3)))
@@ -243,16 +244,18 @@ class TestNormalized:
         with pytest.raises(ValueError, match="protein has no library size"):
             fitted.get_normalized("prot", library_size=1000)
 
-    def test_protein_is_a_level_between_background_and_foreground(self, fitted):
+    def test_protein_is_the_expectation_of_log1p_turned_back_into_counts(self, fitted):
         found = fitted.get_normalized("prot")
         assert (found > 0).all()
+        torch.manual_seed(0)
         with torch.no_grad():
             z = torch.from_numpy(fitted.get_latent_representation())
             codes = torch.from_numpy((fitted.adata.obs["donor"] == "b").to_numpy().astype(int))
             p = fitted.module.decoders["prot"](z, torch.eye(2)[codes])
-            background, foreground = p["log_background"].exp().log1p(), p["log_foreground"].exp().log1p()
-            pi = torch.sigmoid(p["background_logit"])
-        np.testing.assert_allclose(np.log1p(found), pi * background + (1 - pi) * foreground, rtol=1e-4)
+            drawn = torch.log1p(torch.stack([draw_protein(p) for _ in range(2000)]))
+        off = np.log1p(found) - drawn.mean(0).numpy()
+        assert np.abs(off).max() < 6 * drawn.std(0).max() / 2000**0.5
+        assert abs(off.mean()) < 0.003
 
     @pytest.mark.parametrize("modality", ALL)
     def test_decodes_the_posterior_mean_in_the_cells_batch(self, fitted, modality):
@@ -262,6 +265,15 @@ class TestNormalized:
             as_batch = fitted.get_normalized(modality, transform_batch=batch)
             np.testing.assert_allclose(as_batch[cells == batch], found[cells == batch], rtol=1e-5)
             assert not np.allclose(as_batch[cells != batch], found[cells != batch], rtol=1e-5)
+
+    @pytest.mark.parametrize("modality", ["rna", "atac"])
+    def test_another_batch_is_answered_as_if_the_cells_were_of_it(self, fitted, modality):
+        """At the predicted depth, too."""
+        as_a = fitted.adata.copy()
+        as_a.obs["donor"] = "a"
+        expected = fitted.get_normalized(modality, "prot", mdata=as_a)
+        found = fitted.get_normalized(modality, "prot", transform_batch="a")
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
     def test_a_batch_without_the_modality_gets_the_mean_of_what_those_with_it_would_have(
         self, make_model, train, make_mosaic

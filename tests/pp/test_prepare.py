@@ -26,7 +26,7 @@ def mdata():
     cells = np.array([f"cell{i}" for i in range(100)])
     rna = rng.poisson(np.linspace(3, 6, 80) * first_five_vary(np.arange(100) < 50, 80))
     rna[:, 79] = 0
-    atac = rng.binomial(1, np.linspace(0.02, 0.98, 40), (60, 40)) * 2
+    atac = rng.binomial(1, np.linspace(0.02, 0.98, 40), (60, 40)) * 3
     with override_pull_on_update():
         mdata = mudata.MuData(
             {
@@ -202,3 +202,50 @@ def test_backed_data_and_cells_that_are_all_alike(mdata, tmp_path):
         mm.pp.prepare(alike, n_top_genes=2)
     mm.pp.prepare(alike, n_top_genes=None)
     assert alike["rna"].var["highly_variable"].all()
+
+
+class TestCutSites:
+    @pytest.fixture
+    def cut(self, mdata):
+        """Cut sites as 10x counts them: two of a fragment, one where the other end is outside of the peak."""
+        rng = np.random.default_rng(0)
+        x = 2 * rng.poisson(0.6, (60, 40))
+        mdata["atac"].X = sparse.csr_matrix((x - ((x > 0) & (rng.random(x.shape) < 0.1))).astype(np.float32))
+        return mdata
+
+    @pytest.mark.parametrize("as_dense", [False, True])
+    def test_the_layer_has_fragments_and_once_is_enough(self, cut, caplog, as_dense):
+        if as_dense:
+            cut["atac"].X = cut["atac"].X.toarray()
+        before = cut["atac"].X.copy()
+        with caplog.at_level("WARNING"):
+            mm.pp.prepare(cut)
+        assert caplog.text.count("'atac': twos outnumber ones") == 1
+        dense = before if as_dense else before.toarray()
+        halved = cut["atac"].layers["counts"]
+        halved = halved if as_dense else halved.toarray()
+        np.testing.assert_array_equal(halved, np.ceil(dense / 2))
+        now = cut["atac"].X if as_dense else cut["atac"].X.toarray()
+        np.testing.assert_array_equal(now, dense)
+        caplog.clear()
+        mm.pp.prepare(cut)
+        mm.pp.prepare(cut, layer="counts")
+        assert not caplog.text
+        mm.pp.prepare(cut, layer="X")
+        again = cut["atac"].layers["counts"]
+        np.testing.assert_array_equal(again if as_dense else again.toarray(), halved)
+
+    def test_a_layer_of_cut_sites_is_replaced(self, cut):
+        cut["atac"].layers["counts"] = cut["atac"].X.copy()
+        mm.pp.prepare(cut)
+        np.testing.assert_array_equal(
+            cut["atac"].layers["counts"].toarray(), np.ceil(cut["atac"].X.toarray() / 2)
+        )
+
+    @pytest.mark.parametrize("depth", [0.1, 1, 3, 5, 12])
+    def test_deep_fragments_are_not_taken_for_cut_sites(self, cut, depth):
+        cut["atac"].X = sparse.csr_matrix(
+            np.random.default_rng(0).poisson(depth, (60, 40)).astype(np.float32)
+        )
+        mm.pp.prepare(cut)
+        assert (cut["atac"].layers["counts"] != cut["atac"].X).nnz == 0

@@ -6,12 +6,17 @@ with less memory, but differentiable only once.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, log_softmax, logsigmoid, softplus
+from torch.nn.functional import linear, log_softmax, softplus
 
 from mmopt.models import peaks
 from mmopt.models.dropout import Dropout
 from mmopt.models.genes import negative_binomial_of_shares
-from mmopt.models.likelihoods import multinomial, negative_binomial, negative_binomial_mixture
+from mmopt.models.likelihoods import (
+    expected_log1p,
+    multinomial,
+    negative_binomial,
+    negative_binomial_mixture,
+)
 from mmopt.models.sparse import Csr
 
 
@@ -129,13 +134,19 @@ class ProteinDecoder(nn.Module):
     lean, lean_log_likelihood = forward, log_likelihood
 
     @staticmethod
+    def expected(parameters: dict[str, Tensor]) -> Tensor:
+        """Return expected counts (cells × proteins)."""
+        background, foreground = parameters["log_background"].exp(), parameters["log_foreground"].exp()
+        return foreground + torch.sigmoid(parameters["background_logit"]) * (background - foreground)
+
+    @staticmethod
     def log_level(parameters: dict[str, Tensor]) -> Tensor:
-        """Return the expected level on the log1p scale, where antibody counts are read (cells × proteins)."""
-        background = logsigmoid(parameters["background_logit"]).exp()
-        return (
-            background * torch.log1p(parameters["log_background"].exp())
-            + (1 - background) * torch.log1p(parameters["log_foreground"].exp())
-        )  # fmt: skip
+        """Return the expectation of log1p of the count (cells × proteins), which is below log1p of the expected count."""
+        background, foreground = (
+            expected_log1p(parameters[f"log_{which}"], parameters["log_theta"])
+            for which in ("background", "foreground")
+        )
+        return foreground + torch.sigmoid(parameters["background_logit"]) * (background - foreground)
 
 
 class AtacDecoder(nn.Module):

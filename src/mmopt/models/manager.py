@@ -33,6 +33,7 @@ class MosaicManager(AnnDataManager):
         if source_registry is not None:
             known = source_registry["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
         starting.note_empty_batches(self, known)
+        starting.warn_of_cut_sites(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_data": self.adata}

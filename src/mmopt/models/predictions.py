@@ -76,7 +76,7 @@ class Predictions:
         >>> surprising = (counts < interval.lower) | (counts > interval.upper)
         """
         check_level(level, "level", n_samples)
-        batch_size = batch_size or self._cells_per_pass(modality, n_samples)
+        batch_size = given_or(batch_size, self._cells_per_pass(modality, n_samples))
         parts, generator = [], torch.Generator().manual_seed(int(random_state))
         first = any_of(len(self.networks), generator)
         with isolated(random_state):
@@ -128,7 +128,7 @@ class Predictions:
         """
         from sparse import GCXS
 
-        mdata = self.adata if mdata is None else mdata
+        mdata = self._validate_anndata(mdata)
         fields = self.registry_["field_registries"]
         if modality is not None and modality not in self.modalities:
             raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
@@ -145,7 +145,7 @@ class Predictions:
             generator = torch.Generator().manual_seed(int(random_state))
             first = any_of(len(self.networks), generator)
             parts = [np.zeros((0, self.summary_stats[f"n_{m}"], n_samples), np.float32)]
-            size = batch_size or self._cells_per_pass(m, n_samples)
+            size = given_or(batch_size, self._cells_per_pass(m, n_samples))
             with isolated(random_state):
                 for readouts, blind in (
                     self._readouts(m, given, mdata, cells, size, n_samples, first=first) if len(cells) else ()
@@ -161,6 +161,13 @@ class Predictions:
     def _cells_per_pass(self, modality: str, n_samples: int) -> int:
         n_features = self.summary_stats.get(f"n_{modality}", 1)
         return int(np.clip(VALUES // (n_features * max(n_samples, 1)), 1, 512))
+
+
+def given_or(batch_size: int | None, otherwise: int) -> int:
+    """Return the cells per pass that were asked for, or others."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    return batch_size or otherwise
 
 
 def check_level(level: float, name: str, n_samples: int) -> None:

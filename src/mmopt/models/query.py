@@ -16,10 +16,12 @@ from mmopt import _checks
 from mmopt._compat import override_pull_on_update
 from mmopt._logging import logger
 from mmopt.models import starting, statistics
+from mmopt.models.data import MosaicLoader
 from mmopt.models.module import TriModule, freeze
 from mmopt.models.mosaic import read_mosaic
 from mmopt.models.stored import blocks
 
+BRIGHTNESS_CELLS = 1000  # looked at in each new batch: enough for one number
 # what belongs to added batches: the parameter it continues, and along which axis
 KEPT = {"added": ("weight", 1), "added_background": ("log_background", 0), "added_theta": ("log_theta", 0)}
 
@@ -40,14 +42,15 @@ class Queries:
 
         Encoders know no batch: embedding the query needs no training and leaves the embedding of the reference as it
         is. :meth:`train` then learns how the query's new batches differ in the decoders, and nothing else; before it,
-        new batches have the mean weights of the reference's batches.
+        new batches have the mean weights of the reference's batches, and their proteins one factor in common by which they are
+        brighter or darker than the reference expects of these cells.
 
         Parameters
         ----------
         mdata
             The query, with the names of modalities and the batch column of the reference. It may lack modalities, and
             its features may be in another order. Proteins without a single count in a new batch are taken as not
-            measured there.
+            measured there; the reference's ``protein_panels`` are those of its own batches.
         reference_model
             A trained model, which is left as it is, or the file of one.
         unfrozen
@@ -89,6 +92,8 @@ class Queries:
                 network.n_cells.fill_(mdata.n_obs)
         freeze(model.module, unfrozen)
         model.module.eval()
+        for network in model.networks:
+            _brighten(network, manager)
         model.is_trained_ = True
         *_, device = parse_device_args(accelerator=accelerator, devices="auto", return_device="torch")
         model.to_device(device)
@@ -211,12 +216,32 @@ def _extended(reference: TriModule, manager: AnnDataManager, n_known: int) -> di
             continue
         for kept, added in (("log_background", "added_background"), ("log_theta", "added_theta")):
             state[f"decoders.prot.{added}"] = _mean(state[f"decoders.prot.{kept}"], before, n_added)
-        if mosaic.counts[m].shape[0]:
-            batch = starting.batch_of_rows(mosaic, m)
-            own = torch.as_tensor(statistics.log_background(mosaic.counts[m], batch, measured[m]))[n_known:]
-            start = state["decoders.prot.added_background"]
-            state["decoders.prot.added_background"] = torch.where(own.isfinite(), own.to(start.dtype), start)
     return state
+
+
+@torch.no_grad()
+def _brighten(network: TriModule, manager: AnnDataManager) -> None:
+    """Shift the protein background of each new batch by one number, the median over its proteins of counts seen over expected.
+
+    Expected of the same cells as the reference decodes them. Quantiles of the new counts would be no background: in sorted
+    T cells all of CD3 is foreground.
+    """
+    mosaic, n_known = read_mosaic(manager), network.n_batch - network.n_added_batches
+    for b in range(n_known, network.n_batch if "prot" in network.decoders else 0):
+        cells, measured = (
+            np.flatnonzero((mosaic.batch == b) & (mosaic.place["prot"] >= 0)),
+            network.measured_prot[b],
+        )
+        if not (len(cells) and measured.any()):
+            continue
+        totals = torch.full((2, len(measured)), 0.5)
+        for tensors in MosaicLoader(manager, cells[:: 1 + len(cells) // BRIGHTNESS_CELLS], 512):
+            z = network.inference(tensors, noise=torch.zeros(1))["qz"].loc[tensors["prot_rows"]]
+            decoded = network._decode("prot", z, torch.full((len(z),), b))
+            expected = network.decoders["prot"].expected(decoded)
+            totals += torch.stack([tensors["prot"].dense(expected.shape[1]).sum(0), expected.sum(0)])
+        seen, expected = totals[:, measured].log()
+        network.decoders["prot"].added_background[b - n_known] += (seen - expected).median()
 
 
 def folded(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -67,8 +67,7 @@ class Readout:
     ):
         self.module, self.modality = module, modality
         present = posterior["present"]
-        own_batch = tensors["batch"].to(present.device)
-        self.batch = own_batch if batch is None else batch
+        self.batch = tensors["batch"].to(present.device) if batch is None else batch
         self.measured = getattr(module, f"measured_{modality}")
         if modality == "prot":
             return
@@ -79,7 +78,7 @@ class Readout:
             heard,
             posterior["qz"].loc,
             log_sizes(module, tensors, present),
-            batch_shares(self.measured, own_batch),
+            batch_shares(self.measured, self.batch),
         )
         self.own = torch.full_like(self.log_depth, torch.nan)
         rows = tensors[f"{modality}_rows"].to(present.device)

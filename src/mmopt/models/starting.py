@@ -7,9 +7,11 @@ import numpy as np
 from scvi.data import AnnDataManager
 
 from mmopt import _checks
+from mmopt._cut_sites import are_cut_sites
 from mmopt._logging import logger
 from mmopt.models import components, panels, statistics
 from mmopt.models.mosaic import Mosaic, forget, read_mosaic
+from mmopt.models.stored import blocks
 
 
 def found(
@@ -78,6 +80,21 @@ def note_empty_batches(manager: AnnDataManager, known: Sequence[str]) -> None:
             f"({_checks.listed(lost)}); leave these cells out"
         )
     logger.warning("%s have no count of any protein; it is taken as not measured there", where)
+
+
+def warn_of_cut_sites(manager: AnnDataManager) -> None:
+    """Say it where the ATAC counts, as far as a first part of them tells, are no fragments."""
+    state = manager.registry["field_registries"].get("atac", {}).get("state_registry")
+    if state is None or state["absent"]:
+        return
+    name, counts = state["modality"], read_mosaic(manager).counts["atac"]
+    if are_cut_sites(next(blocks(counts)).data):
+        logger.warning(
+            "modality %r: twos outnumber ones, so these counts are cut sites, two of each fragment, which the likelihood takes "
+            "for independent; put fragments in their place, `mdata[%r].X = (mdata[%r].X / 2).ceil()`, as "
+            '`mm.pp.prepare(mdata)` does in layers["counts"]',
+            *(name, name, name),
+        )
 
 
 def batch_of_rows(mosaic: Mosaic, modality: str) -> np.ndarray:

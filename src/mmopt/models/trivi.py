@@ -180,7 +180,8 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
         Parameters
         ----------
         mdata
-            The data; cells may lack modalities. Counts in ``X`` stay on disk if they are there
+            The data; cells may lack modalities. ATAC counts are to be of fragments, which :func:`mmopt.pp.prepare` makes
+            of cut sites. Counts in ``X`` stay on disk if they are there
             (``mudata.read_h5mu(path, backed=True)``), and training reads them piece by piece. Data that change later
             are read again, and refused if they no longer fit; counts that were normalised since stay as they were read, and
             single ones that are changed in place are not noticed.
