@@ -26,7 +26,7 @@ from machine import machine
 import mmopt as mm
 from mmopt._compat import override_pull_on_update, versions
 from mmopt._files import atomic_path
-from mmopt.tl._compare_optimizers import summarise, with_target
+from mmopt.tl._optimizer_summary import summarise, with_target
 
 OPTIMIZERS = ("adam", "amsgrad", "padam", "sgd", "asgdadam", "asgdamsgrad")
 ASGD = ("asgdadam", "asgdamsgrad")

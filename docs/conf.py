@@ -97,7 +97,7 @@ PACKAGES = ("curvature", "datasets", "metrics", "models", "optim", "pl", "pp", "
 
 def public_names() -> dict[str, str]:
     """Where a class or function is defined, and its bare name, -> the name it is documented under."""
-    names = {"summarise": "mmopt.tl._compare_optimizers.summarise"}
+    names = {"summarise": "mmopt.tl._optimizer_summary.summarise"}
     for package in PACKAGES:
         module = import_module(f"mmopt.{package}")
         for name in module.__all__:

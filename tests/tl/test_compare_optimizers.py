@@ -9,8 +9,8 @@ from mmopt._compat import override_pull_on_update
 from mmopt.models import TriVI
 from mmopt.models.mosaic import read_mosaic
 from mmopt.optim import available_rivals
-from mmopt.tl._compare_optimizers import summarise, with_target
 from mmopt.tl._held_out import baseline_scores, held_out_scores
+from mmopt.tl._optimizer_summary import summarise, with_target
 
 
 @pytest.fixture(scope="module")
