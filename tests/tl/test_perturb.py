@@ -1,5 +1,6 @@
 import re
 import warnings
+from types import SimpleNamespace
 
 import mudata
 import numpy as np
@@ -395,6 +396,12 @@ def test_other_regulators_are_knocked_down_by_the_same_share(mdata):
     assert abs(slight - much) <= 0.2
 
 
+def test_two_of_which_one_regulates_are_compared_with_no_single_one(mdata):
+    target = next(g for g in mdata["rna"].var_names if g not in set(mdata.uns["truth"]["edges"]["source"]))
+    pair = run(mdata, ["GATA1", f"rna:{target}"], on_missing="zero", random_state=2**40)
+    assert pair["groups"]["matched_p"].isna().all()
+
+
 def test_most_cells_of_large_data_are_not_moved_without_a_model(mdata, monkeypatch):
     from mmopt.tl import _reference
 
@@ -408,4 +415,9 @@ def test_most_cells_of_large_data_are_not_moved_without_a_model(mdata, monkeypat
     assert moved[0] < 0.6 * mdata.n_obs
     assert some["n_cells"].tolist() == whole["n_cells"].tolist()
     assert some["ood_fraction"].notna().all()
+    stage = SimpleNamespace(groups={"all": np.arange(1000), "few": np.arange(990, 1000)})
+    drawn, of_all = _reference.some_cells(stage, 0)
+    assert len(of_all) == 100 and set(stage.groups["few"]) <= set(
+        drawn
+    )  # small groups are in, but not among those of all
     assert (some["ood_fraction"] - whole["ood_fraction"]).abs().iloc[0] < 0.2

@@ -31,7 +31,7 @@ def matched_p(
     regulators = stage.scene.network.regulators
     mine = [i for i in interventions if i.column in regulators]
     others = np.setdiff1d(regulators, list(clamp.clamps))
-    if len(mine) != 1 or len(others) < 4:
+    if len(interventions) != 1 or not mine or len(others) < 4:
         return np.full(len(stage.groups), np.nan)
     one, rna = mine[0], stage.features.blocks["rna"]
     scene, place = stage.scene.narrowed(rna)

@@ -87,7 +87,8 @@ def tables(
             }
         )
         moved = 0.5 * float(np.abs(p[-1] - own[-1]).sum())
-        outside = ((main["lo"] > wild["p"].to_numpy()) | (main["hi"] < wild["p"].to_numpy())).any()
+        # of the change alone: what is unknown of the share without the intervention is in both
+        outside = planned and (np.abs(p[-1] - own[-1]) > _Z * sd[-1]).any()
         out["effect"] = {
             "factor": float(factor),
             "total_variation": moved,

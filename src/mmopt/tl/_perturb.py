@@ -115,8 +115,8 @@ def perturb(
         ``effects``: table ``modality, feature, group`` (``"all"`` first), ``delta`` (for RNA and ATAC of log1p counts per
         10,000 counts of the network's features, which are fewer than all where some are marked highly variable; of the centred
         log ratio for protein; the clamped genes are left out of totals and centres), ``sd``,
-        ``q05``, ``q95``, ``prob_up``, ``null_p`` (how often the same perturbation has as large an effect on some feature of the
-        modality in networks with shuffled targets),
+        ``q05``, ``q95``, ``prob_up``, ``null_p`` (how often a feature of the modality has as large an effect for its spread
+        when the same is done in networks with shuffled targets),
         ``null95`` (size that one feature in twenty of those networks exceeds), ``padj`` (Benjamini–Hochberg over the features
         of a group), ``direct`` (set by the intervention, not inferred through the network: also the protein of a clamped gene,
         at the level that goes with the gene's over the cells).
@@ -221,14 +221,14 @@ def perturb(
     p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))
     pseudotime = _pseudotime(mdata, pseudotime_key)
     # without a model or a direction only the share of the cells that leave the data is wanted
-    moved = (
-        stage.groups[ALL] if model is not None or pseudotime is not None else some_cells(stage, random_state)
-    )
+    moved = whole = stage.groups[ALL]
+    if model is None and pseudotime is None:
+        moved, whole = some_cells(stage, random_state)
     shift = shift_cells(mdata, stage, make, model, random_state, moved)
     score = None if pseudotime is None else shift.along(pseudotime[moved])
     with sensible_threads(0):
         matched = matched_p(stage, interventions, clamp, rng)
-    groups = _group_table(stage, clamp, summary["delta"], clipped, matched, shift, score)
+    groups = _group_table(stage, clamp, summary["delta"], clipped, matched, shift, whole, score)
     for column, limit in (
         ("clip_fraction", "what was observed"),
         ("ood_fraction", "99 % of the unperturbed cells"),
@@ -322,9 +322,10 @@ def _group_table(
     clipped: np.ndarray,
     matched: np.ndarray,
     shift: Shift,
+    whole: np.ndarray,
     score: np.ndarray | None,
 ) -> pd.DataFrame:
-    inside = [np.isin(shift.rows, rows) for rows in stage.groups.values()]
+    inside = [np.isin(shift.rows, whole if g == ALL else rows) for g, rows in stage.groups.items()]
     outside = shift.outside()
     rna = stage.features.blocks["rna"]
     norm = rms_of_effects(delta, rna, clamp)

@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from mmopt._checks import counts, positions
 from mmopt._compat import layer_names
 from mmopt._keys import COUNTS_LAYER
+from mmopt._random import derived
 from mmopt.grn.effects import Perturbation, Scene
 from mmopt.grn.pooling import SCALE, log_ratio, per_ten_thousand
 from mmopt.tl._scene import ALL, Stage
@@ -70,11 +71,15 @@ class Shift:
             return np.where(length > 1e-12, (flow * move).sum(1) / length, np.nan)
 
 
-def some_cells(stage: Stage, seed: int) -> np.ndarray:
-    """Draw so many cells of those asked for as are plenty to tell a share, and none of the groups lost."""
+def some_cells(stage: Stage, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw so many cells as are plenty to tell a share, and none of the groups lost; also which of them are drawn of all.
+
+    The others would let small groups count for more than they are.
+    """
     rng = np.random.default_rng([seed, 15])
     drawn = [rng.permutation(rows)[: _MOST if name == ALL else _EACH] for name, rows in stage.groups.items()]
-    return np.unique(np.concatenate(drawn))
+    whole = next(cells for name, cells in zip(stage.groups, drawn, strict=True) if name == ALL)
+    return np.unique(np.concatenate(drawn)), whole
 
 
 def shift_cells(
@@ -108,7 +113,9 @@ def shift_cells(
         if min(old.shape) < 2:
             return Shift(cells, old, new, {})
         # exact for the few components wanted, whatever the shape
-        pca = PCA(min(_COMPONENTS, min(old.shape) - 1), svd_solver="arpack", random_state=seed).fit(old)
+        pca = PCA(
+            min(_COMPONENTS, min(old.shape) - 1), svd_solver="arpack", random_state=derived(seed, 13)
+        ).fit(old)
         return Shift(cells, pca.transform(old), pca.transform(new), {})
     decoded = {}
     place = {cell: i for i, cell in enumerate(stage.chosen)}

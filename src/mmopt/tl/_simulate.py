@@ -118,8 +118,9 @@ def simulate(
         ``wild_type`` and ``perturbed``: ``(n_grid, n_paths, d)`` in the embedding.
     ``effect``
         ``factor`` (what is left of the raw change), ``total_variation``, ``verdict`` (``"no effect"`` below a total
-        variation of 0.01), and ``excludes_no_change``: whether the interval of some label excludes its share without the
-        intervention. Where it does not, the effect cannot be told from none.
+        variation of 0.01), and ``excludes_no_change``: whether the interval of the change of some label's share excludes
+        none; what is unknown of the share without the intervention is not in it. Where it does not, the effect cannot be
+        told from none.
     ``fate_names``, ``params``, ``warnings``, ``versions``
 
     ``mdata.obsm["fate_simulate"]``: probability of each cell's descendants to end in each of ``fate_names``, left alone.
