@@ -216,6 +216,18 @@ def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, stop):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_fails_late_loses_no_model_and_leaves_nothing_of_an_earlier_run(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr("mmopt.__main__._figures", broken)
+    (tmp_path / "report.md").write_text("of another model")
+    with pytest.raises(RuntimeError, match="no picture"):
+        main(["--out", str(tmp_path), "--comparison-cells", "300", *QUICK])
+    found = {p.name for p in tmp_path.iterdir()}
+    assert found == {"final_model.pt", "optimizer_comparison.csv", "metrics.csv"}
+
+
 def test_help_and_version_are_quick(capsys):
     for flag in ("--help", "--version"):
         with pytest.raises(SystemExit) as end:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmopt import __version__, _keys
-from mmopt._report import combinations, report
+from mmopt._report import OUTPUTS, REPORT, combinations, report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,18 +166,23 @@ def run(a: argparse.Namespace) -> None:
         early_stopping=False,
         random_state=a.seed,
     )
-    _say(a, "loss landscape")
-    tl.landscape(mdata, model, n_points=a.landscape_points, random_state=a.seed, progress_bar=not a.quiet)
+    # at once, so that nothing that fails later loses what took hours; without report.md a run is not complete
     with atomic_files(out) as folder:
         model.save(folder / "final_model.pt")
         runs.to_csv(folder / "optimizer_comparison.csv", index=False)
         mdata.uns[_keys.OPTIMIZER_COMPARISON]["summary"].to_csv(folder / "metrics.csv", index=False)
+        first = {file.name for file in folder.iterdir()}
+    for name in {*OUTPUTS, REPORT} - first:
+        (out / name).unlink(missing_ok=True)  # of an earlier run
+    _say(a, "loss landscape")
+    tl.landscape(mdata, model, n_points=a.landscape_points, random_state=a.seed, progress_bar=not a.quiet)
+    with atomic_files(out) as folder:
         for name, figure in _figures(mdata, label, batch, a.seed).items():
             figure.savefig(folder / name, dpi=200, bbox_inches="tight")
         _write(mdata, folder / "embedding.h5mu")
         text = report(a, mdata, batch, label, remarks, part.n_obs, time.perf_counter() - start)
-        (folder / "report.md").write_text(text, encoding="utf-8")
-    _say(a, f"done in {time.perf_counter() - start:.0f} s; see {out / 'report.md'}")
+        (folder / REPORT).write_text(text, encoding="utf-8")
+    _say(a, f"done in {time.perf_counter() - start:.0f} s; see {out / REPORT}")
 
 
 def _check(a: argparse.Namespace, out: Path) -> None:

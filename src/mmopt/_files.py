@@ -46,7 +46,7 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
 def atomic_files(folder: Path) -> Iterator[Path]:
     """Yield a new folder inside ``folder`` to write files to; when the block ends well they take their places in ``folder``.
 
-    On any exception all files in ``folder`` stay as they were.
+    On an exception in the block all files in ``folder`` stay as they were.
     """
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as partial:
         yield Path(partial)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from mudata import MuData
 
+REPORT = "report.md"
 OUTPUTS = {
     "metrics.csv": "one row per optimizer: held-out bound, label transfer, imputation, and the baselines beside them",
     "optimizer_comparison.csv": "one row per run",

@@ -19,7 +19,7 @@ class Cells:
     Parameters
     ----------
     level
-        ``(n_cells, n_features)``; single precision is plenty for counts.
+        ``(n_cells, n_features)``; kept in single precision, which is plenty for counts.
     highest
         ``(n_features,)``: no level is moved above it (unless it was there, or is clamped there).
     """
@@ -27,17 +27,18 @@ class Cells:
     level: np.ndarray
     highest: np.ndarray
 
-    # a pool may lie below 0 by the protein's background, or above what is usual
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "level", np.asarray(self.level, dtype=np.float32))
 
     @cached_property
     def floor(self) -> np.ndarray:
-        """Lowest level that is reached."""
+        """Lowest level that is reached; a pool may lie below 0 by the protein's background, or above what is usual."""
         return np.minimum(self.level, 0)
 
     @cached_property
     def ceiling(self) -> np.ndarray:
         """Highest level that is reached."""
-        return np.maximum(self.level, np.asarray(self.highest, dtype=self.level.dtype))
+        return np.maximum(self.level, np.asarray(self.highest, dtype=np.float32))
 
     @cached_property
     def odds(self) -> np.ndarray:

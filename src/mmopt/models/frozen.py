@@ -107,7 +107,10 @@ def draw_cells(model: TriVI, mdata: MuData, n_cells: int, random_state: int) -> 
     """
     rng = np.random.default_rng(random_state)
     pool, held_out = rng.permutation(mdata.n_obs), model.validation_indices
-    if held_out is None or model.cells_ != digest(mdata.obs_names):
+    same = model.cells_ == digest(mdata.obs_names)
+    if held_out is not None and model.cells_ is None:  # files of before know only how many cells there were
+        same = len(held_out) + len(model.train_indices) == mdata.n_obs
+    if held_out is None or not same:
         return np.sort(pool[:n_cells]), 0
     pool = np.concatenate([rng.permutation(held_out), pool[~np.isin(pool, held_out)]])
     return np.sort(pool[:n_cells]), min(len(held_out), n_cells)

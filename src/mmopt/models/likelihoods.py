@@ -86,7 +86,8 @@ def expected_log1p(log_mean: Tensor, log_theta: Tensor) -> Tensor:
     theta, relative = log_theta.exp(), (log_mean - log_theta).exp()
     total = torch.zeros_like(log_mean)
     for t in NODES:
-        total = total - math.exp(-t) * torch.expm1(-theta * torch.log1p(relative * -math.expm1(-t)))
+        unseen = torch.log1p(relative * -math.expm1(-t)).mul_(-theta).expm1_()
+        total = total.sub_(unseen, alpha=math.exp(-t))
     return total
 
 

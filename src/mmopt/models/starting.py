@@ -91,9 +91,9 @@ def warn_of_cut_sites(manager: AnnDataManager) -> None:
     if are_cut_sites(next(blocks(counts)).data):
         logger.warning(
             "modality %r: twos outnumber ones, so these counts are cut sites, two of each fragment, which the likelihood takes "
-            "for independent; put fragments in their place, `mdata[%r].X = (mdata[%r].X / 2).ceil()`, as "
-            '`mm.pp.prepare(mdata)` does in layers["counts"]',
-            *(name, name, name),
+            "for independent; put fragments in their place, half of each count rounded up: `mm.pp.prepare(mdata)` does it in "
+            'layers["counts"], but for counts on disk',
+            name,
         )
 
 

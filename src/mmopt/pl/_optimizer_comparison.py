@@ -204,11 +204,14 @@ def _differences(ax: Axes, summary: pd.DataFrame, looks: Mapping[str, Mapping[st
         if np.isfinite(other.difference):
             color = looks[other.optimizer]["color"]
             ax.plot(other.difference, row, "o", color=color)
-            text = f"{other.verdict}\n{other.difference:+.3g}"
+            verdict, text = other.verdict, f"{other.difference:+.3g}"
             if np.isfinite(other.difference_se):
                 margin = half_width(other.n_seeds) * other.difference_se
+                # in files of before two standard errors decided
+                verdict = "tie" if abs(other.difference) <= margin else verdict
                 ax.plot([other.difference - margin, other.difference + margin], [row, row], color=color)
                 text += f" ± {margin:.2g}"
+            text = f"{verdict}\n{text}"
         ax.text(1.03, row, text, transform=ax.get_yaxis_transform(), va="center", fontsize=6)
     ax.set_yticks(range(len(others)), labels=others["optimizer"])
     ax.set_ylim(len(others) - 0.5, -0.5)

@@ -50,7 +50,7 @@ class Stage:
     def cells(self, rows: np.ndarray) -> Cells:
         """Other cells of the data on the scene's scale."""
         values = self.profiles.values(rows, self.k, self.pool)
-        return Cells(self.scene.readout.level(values).astype(np.float32), self.scene.cells.highest)
+        return Cells(self.scene.readout.level(values), self.scene.cells.highest)
 
     def on(self, rows: np.ndarray) -> Scene:
         """Scene of other cells of the data, none of them averaged."""
@@ -117,7 +117,7 @@ def set_stage(
     values = profiles.values(chosen, k, pool)
     blocks = [(block, "ratio" if role == "prot" else "share") for role, block in features.blocks.items()]
     readout = Readout(blocks, top, bottom)
-    scene = Scene(network, Cells(readout.level(values).astype(np.float32), highest), readout, averaging)
+    scene = Scene(network, Cells(readout.level(values), highest), readout, averaging)
     none = pd.DataFrame({"protein": [], "gene": []})
     cognate = cognates(mdata, features) if "prot" in features.modalities else none
     return Stage(scene, features, profiles, slot["links"], cognate, groups, chosen, member, k, remarks, pool)

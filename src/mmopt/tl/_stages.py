@@ -26,7 +26,7 @@ def plain_stage(mdata: MuData, modalities: Mapping[str, str], use_rep: str) -> S
     none = np.zeros(0, dtype=int)
     network = Network(none, none, none, np.zeros((1, 0)), (), (), n)
     rows = np.unique(np.linspace(0, mdata.n_obs - 1, min(_CELLS, mdata.n_obs)).astype(int))
-    cells = Cells(profiles.values(rows, _POOL).astype(np.float32), np.full(n, np.inf))
+    cells = Cells(profiles.values(rows, _POOL), np.full(n, np.inf))
     scene = Scene(network, cells, readout, np.full((1, len(rows)), 1 / len(rows)))
     return Stage(
         scene,
