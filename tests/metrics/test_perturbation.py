@@ -116,6 +116,26 @@ def test_what_is_not_kept_may_be_unknown(truth):
     )
 
 
+def test_what_is_not_kept_is_in_no_mean():
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((10, 60))
+    for keep in (rng.random(truth.shape) < 0.5, ~np.eye(10, 60, dtype=bool)):
+        for left_out in (0, np.nan, 100):
+            predicted = np.where(keep, truth, left_out)
+            for measured in (np.where(keep, truth, np.nan), np.where(keep, truth, -4)):
+                scores = perturbation_scores(predicted, measured, changed=np.abs(truth) > 0.1, keep=keep)
+                np.testing.assert_allclose(scores["pearson_vs_mean"], 1)
+
+
+def test_the_truth_less_what_was_seen_is_perfect():
+    truth = np.random.default_rng(0).standard_normal((10, 60))
+    truth[2:, :20] = np.nan  # known of two only: the mean of all holds more of the own than elsewhere
+    keep = np.isfinite(truth)
+    seen = perturbation_baselines(truth, [[g] for g in "ABCDEFGHIJ"], [], np.zeros((0, 1)))["perturbed_mean"]
+    scores = perturbation_scores(truth, truth, changed=keep, keep=keep, seen=seen)
+    np.testing.assert_allclose(scores["pearson_vs_mean"], 1)
+
+
 def test_too_few_features_are_no_score():
     truth = np.random.default_rng(0).standard_normal((8, 20))
     keep = np.ones(truth.shape, bool)

@@ -265,6 +265,21 @@ def test_nothing_can_be_reached_where_all_is_noise(screened):
     assert median(scores, "split_half_ceiling", "mae") == pytest.approx(still, rel=0.1)
 
 
+def test_where_the_noise_is_unknown_there_is_no_ceiling(screened):
+    mdata, predicted = screened
+    unknown = predicted["perturbation"].isin(["A_knockout", "B_knockout"])
+    rng = np.random.default_rng(0)
+    noisy = predicted.assign(delta=predicted["delta"] + 0.2 * rng.standard_normal(len(predicted)))
+    some = noisy.assign(se=np.where(unknown | (predicted["feature"] == "g0"), np.nan, 0.2))
+    scores = mm.tl.evaluate_perturbation(mdata, predicted, some)
+    ceiling = scores[scores["method"] == "split_half_ceiling"].set_index("perturbation")
+    assert list(ceiling.index) == ["C", "D", "E", "A+B"]
+    assert ceiling["mae"].min() > 0.1
+    assert set(scores.loc[scores["method"] == "prediction", "perturbation"]) == {*"ABCDE", "A+B"}
+    none = mm.tl.evaluate_perturbation(mdata, predicted, noisy.assign(se=np.nan))
+    assert set(none["method"]) == {"additive", "prediction", *BASELINES} - {"split_half_ceiling"}
+
+
 def test_shuffles_stay_among_what_is_scored(screened):
     mdata, predicted = screened
     rng = np.random.default_rng(0)

@@ -44,6 +44,18 @@ def test_the_true_effects_reach_the_ceiling(size, n_cells):
     assert abs(true["e_distance"] - ceiling["e_distance"]) < 0.2 * mean.loc["no_change", "e_distance"]
 
 
+def test_few_perturbations_are_told_from_each_other():
+    mdata, predicted = screened(1.0, 100, 30)
+    own = predicted["perturbation"] == predicted["feature"]
+    truth = predicted.assign(delta=predicted["delta"].mask(own, -4), se=1e-3)
+    for few in (1, 2, 3):
+        asked = predicted[predicted["perturbation"].isin([f"g{i}" for i in range(few)])]
+        mean = means(mm.tl.evaluate_perturbation(mdata, asked, truth))["pearson_vs_mean"]
+        expected = 1 if few > 1 else np.nan
+        np.testing.assert_allclose(mean[["prediction", "split_half_ceiling"]], expected, atol=1e-3)
+        assert np.isfinite(mean["knn"]), "others are known to it"
+
+
 def test_where_nothing_changes_nothing_is_ahead_of_no_change():
     """Few control cells: their noise, were it in all that is measured, would be the largest effect there is."""
     rng = np.random.default_rng(0)

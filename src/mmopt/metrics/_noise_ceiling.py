@@ -8,7 +8,11 @@ from mmopt.metrics._perturbation import known_mean
 
 
 def noise_ceiling(
-    truth: np.ndarray, halves: tuple[np.ndarray, np.ndarray], noise: np.ndarray, keep: np.ndarray
+    truth: np.ndarray,
+    halves: tuple[np.ndarray, np.ndarray],
+    noise: np.ndarray,
+    keep: np.ndarray,
+    common: np.ndarray,
 ) -> pd.DataFrame:
     """Correlations and rank of the true effects with the measured ones, one row per perturbation.
 
@@ -24,9 +28,11 @@ def noise_ceiling(
         A draw of noise as large as that of ``truth``.
     keep
         Which features count.
+    common
+        Which are in the mean that is subtracted for ``pearson_vs_mean``.
     """
-    specific, one, other = (values - known_mean(values) for values in (truth, *halves))
-    several = np.isfinite(truth).sum(0) > 1
+    specific, one, other = (v - known_mean(np.where(common, v, np.nan)) for v in (truth, *halves))
+    several = common.sum(0) > 1
     rows = []
     for i, k in enumerate(keep):
         s = k & several

@@ -42,13 +42,13 @@ def perturbation_scores(
     -------
     DataFrame
         ``n_changed``; ``pearson`` against control, 0 where the prediction is constant; ``pearson_vs_mean``, after the
-        mean over all perturbations was subtracted from each, the predicted and the true one (what is specific; NaN for a
-        single perturbation, 0 where the same is predicted for all); both are NaN for fewer than three features;
-        ``sign_accuracy`` on the changed features, an abstention counting one half; ``mae``; ``mae_changed``
-        and ``mae_ratio``, on the changed features, and relative to predicting no change; ``weighted_mse``, each feature
-        weighted by its squared true change, so that predicting the mean does not pay; ``discrimination``, 1 where the
-        own truth is the nearest by mean absolute error, 0.5 by chance (NaN with ``seen``); ``coverage`` and ``width`` of the
-        intervals on the changed features that have one. NaN where nothing changes.
+        mean over all perturbations that keep the feature was subtracted from each, the predicted and the true one (what is
+        specific; NaN for a single perturbation, 0 where the same is predicted for all); both are NaN for fewer than three
+        features; ``sign_accuracy`` on the changed features, an abstention counting one half; ``mae``; ``mae_changed`` and
+        ``mae_ratio``, on the changed features, and relative to predicting no change; ``weighted_mse``, each feature weighted
+        by its squared true change, so that predicting the mean does not pay; ``discrimination``, 1 where the own truth is
+        the nearest by mean absolute error, 0.5 by chance (NaN with ``seen``); ``coverage`` and ``width`` of the intervals
+        on the changed features that have one. NaN where nothing changes.
 
     Raises
     ------
@@ -59,8 +59,8 @@ def perturbation_scores(
     -----
     The true mean is not subtracted from the prediction: it has noise, and that of random numbers or of no change would
     correlate with the truth. A prediction made from the other perturbations has the noise of all but the own, so the mean
-    of the others, ``seen``, is subtracted from it. By the same token every truth but its own is near such a prediction,
-    which is why it has no ``discrimination``.
+    of the others, ``seen``, is subtracted from it and from the truth. By the same token every truth but its own is near such
+    a prediction, which is why it has no ``discrimination``.
 
     References
     ----------
@@ -93,11 +93,12 @@ def perturbation_scores(
         if bad := int((keep & ~np.isfinite(array)).sum()):
             raise ValueError(f"{name} has {bad} NaN or infinite values; leave them out with `keep=`")
     n = len(truth)
-    mean, several = known_mean(truth), np.isfinite(truth).sum(0) > 1
     if seen is None:
-        rank, reference = discrimination(predicted, truth, keep), np.tile(known_mean(predicted), (n, 1))
+        rank, several = discrimination(predicted, truth, keep), keep.sum(0) > 1
+        specific = [values - known_mean(np.where(keep, values, np.nan)) for values in (predicted, truth)]
     else:
-        rank, reference = np.full(n, np.nan), given["seen"]
+        rank, several = np.full(n, np.nan), np.isfinite(truth).sum(0) > 1
+        specific = [values - given["seen"] for values in (predicted, truth)]
     rows = []
     for i in range(n):
         k, c = keep[i], changed[i] & keep[i]
@@ -109,7 +110,7 @@ def perturbation_scores(
         row = {
             "n_changed": int(c.sum()),
             "pearson": _pearson(p[k], t[k]),
-            "pearson_vs_mean": _pearson((p - reference[i])[s], (t - mean)[s]),
+            "pearson_vs_mean": _pearson(*(values[i, s] for values in specific)),
             "sign_accuracy": right.mean() if c.any() else np.nan,
             "mae": error[k].mean() if k.any() else np.nan,
             "mae_changed": error[c].mean() if c.any() else np.nan,

@@ -70,13 +70,14 @@ def evaluate_perturbation(
     -------
     DataFrame
         One row per method and perturbation with the columns of :func:`mmopt.metrics.perturbation_scores`, all measured
-        perturbations being the reference (the predicted mean is that of the perturbations that the method predicts),
-        and ``e_distance`` between the perturbed cells and the control cells moved by the effect (with cells only).
+        perturbations being candidates for ``discrimination``, and those in ``predicted`` having their mean subtracted for
+        ``pearson_vs_mean`` (baselines made from the others: the mean of these), and ``e_distance`` between the perturbed
+        cells and the control cells moved by the effect (with cells only).
         Methods: ``prediction``; ``no_change, perturbed_mean, additive, ridge_pca, knn`` of
         :func:`mmopt.metrics.perturbation_baselines`, all but the first of which see the other perturbations' truth, and
         the genes in control cells (with ``truth``: in all cells); ``shuffled_targets``, the prediction with the features
         that are scored permuted; ``split_half_ceiling``, about what a prediction without any error would score, as halves
-        of the perturbed and control cells tell (with ``truth``: its ``se``; see the notes).
+        of the perturbed and control cells tell (with ``truth``: its ``se``, and none where that is unknown; see the notes).
         ``mdata.uns["perturbation_evaluation"]`` gets it as ``scores``, and
         ``summary``: median over perturbations with a 95 % bootstrap interval, ``n`` and the quartiles.
 
@@ -155,7 +156,8 @@ def evaluate_perturbation(
     for value, array in guess.values.items():
         prediction[value] = np.full(measured.delta.shape, np.nan)
         prediction[value][asked] = array[order][:, shown]
-    keep = np.isfinite(measured.delta) & ~np.stack([of_gene(var[shown], h) for h in measured.hits.values()])
+    free = np.isfinite(measured.delta) & ~np.stack([of_gene(var[shown], h) for h in measured.hits.values()])
+    keep = free.copy()
     keep[asked] &= np.isfinite(prediction["delta"][asked])
     if not keep[asked].any():
         raise ValueError(
@@ -171,6 +173,7 @@ def evaluate_perturbation(
         limits if len(limits) == 2 else {},
         lambda effects: perturbation_baselines(effects, hit, genes, embedding),
         measured,
+        free,
         keep,
         asked,
         cells,
@@ -241,8 +244,8 @@ def _given(wide: _Wide, shown: np.ndarray, rng: np.random.Generator) -> Measured
     delta = wide.values["delta"][:, shown]
     least, halves = np.full(delta.shape, LEAST_EFFECT), None
     if "se" in wide.values:
-        se = np.nan_to_num(wide.values["se"][:, shown])
-        least = np.maximum(least, 4 * se)
+        se = wide.values["se"][:, shown]
+        least = np.maximum(least, 4 * np.nan_to_num(se))
         # the halves of a sample lie on either side of its mean, and their noise has nothing in common
         noise = se * rng.standard_normal(delta.shape)
         halves = delta + noise, delta - noise

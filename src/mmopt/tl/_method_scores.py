@@ -23,6 +23,7 @@ def method_scores(
     limits: dict[str, np.ndarray],
     baselines: Callable[[np.ndarray], dict[str, np.ndarray]],
     measured: Measured,
+    free: np.ndarray,
     keep: np.ndarray,
     asked: np.ndarray,
     cells: Screened | None,
@@ -39,14 +40,15 @@ def method_scores(
         are scored against are those against the other: noise that all had in common would look like an effect.
     measured, cells
         What is predicted, and where there are, the cells that show it.
-    keep
-        Which features of each perturbation count.
+    free, keep
+        Which features of each perturbation are measured and not hit, and which of these count. What a prediction leaves
+        out, as a screen does with small effects, hardly changes: it is no change in the predicted mean.
     """
     space = None if cells is None or cells.shown.sum() < 2 else _Space(cells, measured, keep, rng)
     tables = []
     for number, seen in enumerate(reversed(measured.truths)):
         made, truth = baselines(seen), measured.truths[number]
-        board = _Board(truth, measured, keep, asked)
+        board = _Board(truth, measured, free, keep, asked)
         parts = [board.scores(PREDICTION, prediction, **limits)]
         for method, delta in made.items():
             others = None if method == "no_change" else made["perturbed_mean"]
@@ -69,24 +71,26 @@ class _Board:
 
     truth: np.ndarray
     measured: Measured
+    free: np.ndarray
     keep: np.ndarray
     asked: np.ndarray
 
     def scores(self, method: str, delta: np.ndarray, **more: np.ndarray | None) -> pd.DataFrame:
-        """Scores of the perturbations asked for that the method predicts; all that are measured are the reference."""
+        """Scores of the perturbations asked for that the method predicts, among all that are measured."""
         mine = self.asked & np.where(self.keep, np.isfinite(delta), True).all(1)
         if not mine.any():
             return pd.DataFrame()
-        # for the mean: features that were left out, as a screen does with small effects, hardly change; and where nothing
-        # was predicted stands the mean of what was, which leaves it as it is
-        delta = np.where(np.isfinite(self.truth), np.nan_to_num(delta), np.nan)
-        delta = np.where(mine[:, None], delta, np.nan_to_num(known_mean(delta[mine])))
-        changed = self.measured.changed
+        delta, changed = np.nan_to_num(delta), self.measured.changed  # other rows go in the end
         frame = perturbation_scores(delta, self.truth, changed=changed, keep=self.keep, **more)
+        if more.get("seen") is None:
+            # the mean of few is not that of all: the predicted and the true one are of the same values
+            common = self.free & mine[:, None]
+            keep = self.keep & (common.sum(0) > 1)
+            apart = [v - known_mean(np.where(common, v, np.nan)) for v in (delta, self.truth)]
+            specific = perturbation_scores(*apart, changed=changed, keep=keep, seen=np.zeros(delta.shape))
+            frame["pearson_vs_mean"] = specific["pearson"]
         frame.insert(0, "perturbation", list(self.measured.hits))
         frame.insert(0, "method", method)
-        if mine.sum() == 1 and more.get("seen") is None:
-            frame["pearson_vs_mean"] = np.nan
         return frame[mine]
 
     def shuffled(self, delta: np.ndarray, times: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -100,11 +104,16 @@ class _Board:
         return pd.concat(frames).groupby(["method", "perturbation"], sort=False, as_index=False).mean()
 
     def ceiling(self) -> pd.DataFrame:
-        """Scores of a prediction without error: what was measured against the same with its noise once more."""
+        """Scores of a prediction without error: what was measured against the same with its noise once more.
+
+        Where the noise is not known there is none: it would be perfect.
+        """
         noise = self.measured.noise
-        again = replace(self, truth=self.truth + noise)
+        free, keep = (mask & np.isfinite(noise) for mask in (self.free, self.keep))
+        asked = self.asked & keep.any(1)
+        again = replace(self, truth=self.truth + noise, free=free, keep=keep, asked=asked)
         frame = again.scores(CEILING, self.truth)
-        better = noise_ceiling(self.truth, self.measured.halves, noise, self.keep)
+        better = noise_ceiling(self.truth, self.measured.halves, noise, keep, free & asked[:, None])
         return frame.assign(**better.loc[frame.index])
 
 
