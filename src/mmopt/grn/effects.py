@@ -180,7 +180,7 @@ def against_null(
     null
         ``(n_null, n_groups, n_features)``.
     spread
-        ``(n_features,)``.
+        ``(n_features,)``; at least its median over the modality is taken.
     blocks
         Columns of each modality.
     exclude
@@ -193,7 +193,9 @@ def against_null(
         draws of all features of a modality are pooled; beyond all but the largest hundredth of them p follows a
         generalised Pareto tail fitted to those, so that it does not end at one in the number of draws.
     """
-    scale = np.maximum(spread, 0.1 * np.median(spread)) + 1e-9
+    scale = spread + 1e-9
+    for block in blocks:  # what hardly varies would have huge effects for its spread, and the null be made of them
+        scale[block] = np.maximum(scale[block], np.median(scale[block]))
     size, chance = np.abs(delta) / scale, np.abs(null) / scale
     free = ~np.isin(np.arange(delta.shape[1]), list(exclude))
     p, band = np.full(delta.shape, np.nan), np.full(delta.shape, np.nan)
