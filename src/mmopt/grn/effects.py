@@ -194,9 +194,8 @@ def against_null(
         generalised Pareto tail fitted to those, so that it does not end at one in the number of draws.
     """
     scale = spread + 1e-9
-    for (
-        block
-    ) in blocks:  # what hardly varies would have huge effects for its spread, and the null be made of them
+    # what hardly varies would have huge effects for its spread, and the null be made of them
+    for block in blocks:
         scale[block] = np.maximum(scale[block], np.median(scale[block]))
     size, chance = np.abs(delta) / scale, np.abs(null) / scale
     free = ~np.isin(np.arange(delta.shape[1]), list(exclude))
