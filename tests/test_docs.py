@@ -37,6 +37,7 @@ def briefly(monkeypatch, tmp_path):
         whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
 
     monkeypatch.setattr(lightning.Trainer, "__init__", brief)
+    monkeypatch.setattr("mmopt.models.fitting.default_epochs", lambda *_: 2)
     for tool, small in (
         (tl.landscape, {"n_points": 3, "n_cells": 60}),
         (tl.curvature, {"n_probes": 2, "n_noise": 2, "k": 2, "n_cells": 60}),

@@ -25,6 +25,8 @@ warnings.filterwarnings("ignore")
 def _brief(self, *args, max_epochs=None, _whole=lightning.pytorch.Trainer.__init__, **kwargs):
     _whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
 lightning.pytorch.Trainer.__init__ = _brief
+import mmopt.models.fitting
+mmopt.models.fitting.default_epochs = lambda *_: 2
 for _name in ("_twin", "_evaluate_twin"):
     _module = importlib.import_module(f"mmopt.tl.{_name}")
     def _few(*args, n_steps, _whole=_module.fit_flow, **kwargs):

@@ -193,8 +193,8 @@ class Fitting:
             runner = self._train_runner_cls(self, None, splitter, max_epochs or 1, **trainer_kwargs)
             trainer = runner.trainer
             together = batch_size * trainer.world_size  # cells of a step of all processes
-            max_epochs = max_epochs or default_epochs(splitter.n_train, together)
-            trainer.fit_loop.max_epochs = max_epochs
+            if not max_epochs:
+                trainer.fit_loop.max_epochs = max_epochs = default_epochs(splitter.n_train, together)
             if patience == 0:
                 patience = max(10, math.ceil(200 / math.ceil(splitter.n_train / together)))
             plan = runner.training_plan = self._training_plan_cls(
