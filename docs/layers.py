@@ -12,6 +12,7 @@ ROOT = "mmopt"
 FILLS = ("#E8EEF4", "#D5E4F0", "#BFD8EA", "#D9EBDD", "#F1E8D2", "#EDEDED")
 WHAT = {
     "__main__": "the command line",
+    "_report": "slots in, Markdown out",
     "pp": "MuData in",
     "tl": "MuData in, slots out",
     "pl": "slots in, plots out",
@@ -47,8 +48,8 @@ def imports(names: list[str]) -> dict[tuple[str, str], int]:
 def draw(pyproject: Path, path: Path) -> None:
     """Draw the layers, with an arrow wherever there is an import; small modules with an underscore are one box."""
     mpl.use("agg")
-    rows = [r for r in layers(pyproject) if not r[0].startswith("_") or r == ["__main__"]]
-    small = sorted({n for r in layers(pyproject) for n in r if n.startswith("_") and n != "__main__"})
+    rows = [r for r in layers(pyproject) if not r[0].startswith("_") or r[0] in WHAT]
+    small = sorted({n for r in layers(pyproject) for n in r if n.startswith("_") and n not in WHAT})
     fig, ax = plt.subplots(figsize=(7, 0.95 * (len(rows) + 1)), layout="constrained")
     places = {}
     for i, row in enumerate([*rows, ["small"]]):

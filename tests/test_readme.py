@@ -4,6 +4,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from mmopt.models import fitting
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -11,6 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_ten_lines_run_as_printed(monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     monkeypatch.setattr(plt, "show", lambda *_, **__: None)
+    monkeypatch.setattr(fitting, "default_epochs", lambda *_: 10)  # of 67; nothing else is changed
     names = {}
     exec(code, names)
     mdata = names["mdata"]
