@@ -9,8 +9,9 @@ from scipy import sparse
 
 import mmopt as mm
 from mmopt.metrics import leave_one_out_covered
-from mmopt.tl._conformal import Calibration, _patterns, _samples, _table
+from mmopt.tl._conformal import Calibration, _table
 from mmopt.tl._interventions import Intervention
+from mmopt.tl._pooled_effects import _patterns, _samples
 
 
 @pytest.fixture(scope="module")

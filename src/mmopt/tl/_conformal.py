@@ -1,7 +1,7 @@
 """Intervals calibrated on the perturbed cells that are in the data."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,16 +12,15 @@ from mmopt._checks import listed, obs_column
 from mmopt.grn.effects import summarise
 from mmopt.metrics import conformal_quantile, leave_one_out_covered, units_needed
 from mmopt.tl._interventions import Intervention, build, parse, refuse_unsound
-from mmopt.tl._measured_effects import LEAST_CELLS, LEAST_EFFECT, LOCAL
+from mmopt.tl._measured_effects import LEAST_CELLS, LEAST_EFFECT
 from mmopt.tl._perturbation_labels import find_control, read_label
+from mmopt.tl._pooled_effects import fewest, measure, rests
 from mmopt.tl._scene import ALL, Stage
 
 INTERVALS = ("ensemble", "conformal")
 LEVEL = 0.9
 COLUMNS = ["coverage", "coverage_changed", "ensemble", "ensemble_changed", "widening"]
 COLUMNS += ["mae", "mae_no_change", "factor", "mae_scaled"]
-_MOST_CELLS, _FOLDS = 300, 10
-_SAMPLES = 5  # at most so many are drawn and averaged
 _TINY = 1e-9
 
 # features and what is done to them
@@ -162,10 +161,7 @@ def calibrate(
     rng = np.random.default_rng([seed, 31])
     groups = None if groupby is None else obs_column(mdata, groupby, stage.features.modalities).astype(str)
     masks = [np.ones(mdata.n_obs, bool) if g == ALL else (groups == g).to_numpy() for g in stage.groups]
-    rests = []
-    for mask, rows in zip(masks, stage.groups.values(), strict=True):
-        here = np.flatnonzero(stage.member & mask)
-        rests.append(_Rest(mask, _patterns(stage, here), len(here), _noise(stage, rows, rng)))
+    controls = rests(stage, masks, rng)
     found, skipped = [], []
     for name in sorted(set(labels.dropna()) - set(labels[stage.member])):
         mine = (labels == name).to_numpy()
@@ -178,8 +174,8 @@ def calibrate(
         clamped = list(clamp.clamps)
         summary = summarise(stage.scene.draws(clamp, members)[0], stage.spread, clamped)
         measured, noise = np.full((2, *summary["delta"].shape), np.nan)
-        for g, rest in enumerate(rests):
-            if (seen := _measure(stage, rest, mine, clamped, rng)) is not None:
+        for g, rest in enumerate(controls):
+            if (seen := measure(stage, rest, mine, clamped, rng)) is not None:
                 measured[g], noise[g] = seen
         measured[:, clamped] = np.nan
         found.append((name, target(job), int(mine.sum()), summary["delta"], summary["sd"], measured, noise))
@@ -200,7 +196,7 @@ def _usable(
     name: str, mine: np.ndarray, mode: str, level: float | None, stage: Stage, mdata: MuData
 ) -> list[Intervention]:
     """Read a label, a part without a mode having the one given; refuse it where there is nothing to compare."""
-    if (n := _fewest(stage, mine)) < LEAST_CELLS:
+    if (n := fewest(stage, mine)) < LEAST_CELLS:
         raise ValueError(f"{n} cells")
     # with the modality in front, which tells a protein from its gene
     hits = [(feature, how or mode) for feature, how in read_label(name, prefixes=())]
@@ -211,108 +207,6 @@ def _usable(
         job, stage.features, stage.scene, stage.links, seen, allow_extrapolation=True, on_missing="raise"
     )
     return job
-
-
-@dataclass(frozen=True, eq=False)
-class _Rest:
-    """The control cells of a group, and what was measured in them.
-
-    Parameters
-    ----------
-    mask
-        All cells of the group, perturbed or not.
-    controls, n
-        Its control cells by the modalities that they have, and how many these are.
-    noise
-        Squared standard error of their mean, or ``None`` where it is unknown.
-    drawn
-        Pools of samples of them, by the sizes of the samples.
-    """
-
-    mask: np.ndarray
-    controls: list[np.ndarray]
-    n: int
-    noise: np.ndarray | None
-    drawn: dict[tuple[int, ...], list[np.ndarray]] = field(default_factory=dict)
-
-    def samples(self, stage: Stage, sizes: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-        """Pools of samples of these sizes; the same again where they were asked for before."""
-        key = tuple(sizes.tolist())
-        if key not in self.drawn:
-            self.drawn[key] = _samples(stage, self.controls, sizes, rng)
-        return self.drawn[key]
-
-
-def _measure(
-    stage: Stage, rest: _Rest, mine: np.ndarray, clamped: Sequence[int], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Effect in a group and its squared standard error; nothing where cells are too few."""
-    rows = np.flatnonzero(mine & rest.mask)
-    if _fewest(stage, mine & rest.mask) < LEAST_CELLS or rest.noise is None:
-        return None
-    perturbed = _patterns(stage, rows)
-    sizes = np.array([min(len(x), len(y)) for x, y in zip(perturbed, rest.controls, strict=True)])
-    sizes = (sizes * min(1, _MOST_CELLS / max(sizes.sum(), 1))).astype(int)
-    before = rest.samples(stage, sizes, rng)
-    after, own = _samples(stage, perturbed, sizes, rng), _noise(stage, rows, rng)
-    if not (before and after) or own is None:
-        return None
-    there, here = (
-        np.mean([_logged(stage, values, clamped).mean(0) for values in some], axis=0)
-        for some in (after, before)
-    )
-    # of the cells that were used
-    own, other = own * len(rows) / len(after), rest.noise * rest.n / len(before)
-    return there - here, (own + other) / sizes.sum()
-
-
-def _fewest(stage: Stage, cells: np.ndarray) -> int:
-    """Cells among these in the modality that the fewest have."""
-    return min(int(cells[rows].sum()) for rows in stage.profiles.rows.values())
-
-
-def _logged(stage: Stage, values: np.ndarray, clamped: Sequence[int]) -> np.ndarray:
-    readout = stage.scene.readout
-    level = readout.level(values)
-    return readout.logged(level, clamped)
-
-
-def _patterns(stage: Stage, cells: np.ndarray) -> list[np.ndarray]:
-    """Split cells by which modalities they have."""
-    have = np.zeros(len(stage.member), dtype=int)
-    for i, there in enumerate(stage.profiles.rows.values()):
-        have[there] += 2**i
-    return [cells[have[cells] == pattern] for pattern in range(1, 2 ** len(stage.profiles.rows))]
-
-
-def _samples(
-    stage: Stage, parts: Sequence[np.ndarray], sizes: np.ndarray, rng: np.random.Generator
-) -> list[np.ndarray]:
-    """Pooled values of random samples with so many cells of each part, each sample pooled within itself."""
-    drawn = [(rng.permutation(cells), int(n)) for cells, n in zip(parts, sizes, strict=True) if n]
-    out = []
-    for i in range(min((len(cells) // n for cells, n in drawn), default=0)):
-        sample = np.concatenate([cells[i * n : (i + 1) * n] for cells, n in drawn])
-        among = np.isin(np.arange(len(stage.member)), sample)
-        if (fewest := _fewest(stage, among)) >= LEAST_CELLS:
-            out.append(stage.profiles.values(sample, max(1, min(stage.k, fewest // LOCAL)), among))
-        if len(out) == _SAMPLES:
-            break
-    return out
-
-
-def _noise(stage: Stage, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """Squared standard error of the mean logged value, from random parts of the cells, each added up."""
-    n_folds = min(_FOLDS, len(rows) // 3)
-    if n_folds < 2:
-        return None
-    parts = []
-    for fold in np.array_split(rng.permutation(rows), n_folds):
-        among = np.isin(np.arange(len(stage.member)), fold)
-        if _fewest(stage, among) == 0:
-            return None
-        parts.append(_logged(stage, stage.profiles.values(fold[:1], len(fold), among), [])[0])
-    return np.var(parts, axis=0, ddof=1) / n_folds
 
 
 def _table(
