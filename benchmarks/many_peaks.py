@@ -44,8 +44,7 @@ class LearnedProjection(AtacEncoder):
         self.trunk = nn.Sequential(nn.Linear(32, n_hidden), Trunk(n_hidden, n_latent, dropout_rate))
 
 
-def simulate(name: str, seed: int):
-    n_cells, n_regulators, n_fates, n_peaks = DATA[name]
+def simulate(n_cells: int, n_regulators: int, n_fates: int, n_peaks: int, seed: int):
     network = mm.datasets.random_network(n_regulators, n_fates, random_state=seed)
     return mm.datasets.simulate_trimodal(
         n_cells,
@@ -135,7 +134,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in a.data:
         for seed in a.seeds:
-            mdata = simulate(name, seed)
+            mdata = simulate(*DATA[name], seed)
             for encoder, rank in VARIANTS:
                 start = time.process_time()
                 model = fitted(mdata, encoder, rank, seed)
