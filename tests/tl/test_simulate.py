@@ -263,10 +263,6 @@ def test_interventions_that_are_none(mdata):
         run(mdata, interventions=[("GATA1", "knockout", 9, 12)])
     with pytest.raises(ValueError, match="held twice at the same time"):
         run(mdata, interventions=[("GATA1", "knockout", 0, 4), ("GATA1", "overexpress", 2, 6)])
-    with pytest.raises(TypeError, match="is needed, not"):
-        run(mdata, interventions=[("GATA1", "knockout", 3)])
-    with pytest.raises(ValueError, match=r"mode='set' needs a level, which a schedule has no place for"):
-        run(mdata, interventions=[("GATA1", "set", 3, 4)])
     with pytest.raises(ValueError, match="has no outgoing edge"):
         run(mdata, interventions=["GENE20"])
     del mdata.uns["regulons"]

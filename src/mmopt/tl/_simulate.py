@@ -1,7 +1,7 @@
 """Run a twin forward, with and without interventions, and read out fates and every modality."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from mmopt.tl._interventions import refuse_unsound
 from mmopt.tl._members import fate_matrix, restore
 from mmopt.tl._outcome import tables, warned
 from mmopt.tl._scene import Stage, set_stage
-from mmopt.tl._schedule import parse_schedule, schedule_grid
+from mmopt.tl._schedule import parse_schedule, read_schedule, schedule_grid
 from mmopt.tl._stages import plain_stage
 from mmopt.tl._starts import find_start
 
@@ -35,7 +35,7 @@ def simulate(
     rna: str | bool | None = None,
     atac: str | bool | None = None,
     prot: str | bool | None = None,
-    interventions: Sequence | None = None,
+    interventions: Mapping | Sequence | None = None,
     terminal_key: str | None = None,
     features: Sequence[str] | None = None,
     n_cells: int = 150,
@@ -71,9 +71,9 @@ def simulate(
     rna, atac, prot
         Names of the modalities where there is no network, which knows them; ``False`` leaves one out.
     interventions
-        ``[("GATA1", "overexpress", 2, 4), ("SPI1", "knockout")]``: feature, mode and window, from ``start`` up to ``stop``;
-        without a window the whole simulation. Modes as in :func:`mmopt.tl.perturb`, with their usual amounts; not ``"set"``, which
-        needs a level.
+        ``[("GATA1", "overexpress", 2, 4, 1.5), ("SPI1", "knockout")]``: feature, mode, window from ``start`` up to ``stop``, and
+        level. Modes and levels are those of :func:`mmopt.tl.perturb`. What is left out or ``None``: a knock-out, from the first
+        time on, to the last, the mode's usual level. A dict as in :func:`mmopt.tl.perturb` is for the whole simulation.
     terminal_key
         Column with the labels of the fates; without it no fates are read.
     features
@@ -157,7 +157,8 @@ def simulate(
     time_key, grows = fitted["time_key"], bool(fitted["growth_key"]) or fitted["couplings"] == "given"
     begin = find_start(mdata, course, start, time_key)
     labels = obs_column(mdata, terminal_key) if terminal_key is not None else None
-    if interventions and regulons not in mdata.uns:
+    asked = read_schedule(interventions)
+    if asked and regulons not in mdata.uns:
         raise KeyError(
             f"interventions act through a regulatory network, and there is none in mdata.uns[{regulons!r}]; call "
             "`mm.tl.regulons(mdata, prior=...)` first"
@@ -167,7 +168,7 @@ def simulate(
     else:
         stage = plain_stage(mdata, find_modalities(mdata, rna, atac, prot), fitted["use_rep"])
     t0, end = float(course.times[begin.point]), float(course.times[-1])
-    planned = parse_schedule(interventions, stage.features, mdata, t0, end)
+    planned = parse_schedule(asked, stage.features, mdata, t0, end)
     remarks = list(begin.remarks)
     if planned:
         detected = stage.profiles.detected([p.what.column for p in planned], stage.member)
@@ -204,9 +205,12 @@ def simulate(
         "params": {
             "start": begin.name,
             "start_time": t0,
-            "interventions": [f"{p.what.name} {p.what.mode} {p.start:g}-{p.stop:g}" for p in planned],
+            "interventions": [str(p) for p in planned],
             "features": [p.what.name for p in planned],
             "modes": [p.what.mode for p in planned],
+            "levels": np.array(
+                [np.nan if p.what.level is None else p.what.level for p in planned], dtype=float
+            ),
             "windows": np.array([[p.start, p.stop] for p in planned]).reshape(-1, 2),
             "terminal_key": terminal_key or "",
             "time_key": time_key,
