@@ -83,7 +83,8 @@ def simulate(
     n_times
         Evenly spaced times to read, beside the time points and the switches of the schedule.
     stochastic
-        Run the flow with the noise of its bridges instead of its mean.
+        Run the velocity with the noise of its bridges instead of without any. Only what the velocity is used for changes:
+        ``flow``, and of the wild type ``paths`` and ``ood``. Neither fates nor features nor the perturbed arm rest on it.
     twin, regulons
         Slots.
     allow_extrapolation, on_missing
@@ -106,7 +107,8 @@ def simulate(
     ``fate``
         Table ``label, p, lo, hi, wild_type, wild_type_lo, wild_type_hi, flow``: share of the population at the end, with 90 %
         intervals, under the interventions and without; ``flow`` is what integrating the velocity gives on its own, as a check.
-        The label ``unassigned`` is for unlabelled cells, and in ``flow`` for states outside of the data.
+        The label ``unassigned`` is for unlabelled cells, the same share in both arms, and in ``flow`` for states outside of
+        the data; how many lie outside under an intervention is in ``ood`` and in ``effect``.
     ``fate_time``
         Table ``time, arm, label, p, lo, hi``; arms ``wild_type`` and, with interventions, ``perturbed``.
     ``features``
@@ -120,7 +122,8 @@ def simulate(
         ``factor`` (what is left of the raw change), ``total_variation``, ``verdict`` (``"no effect"`` below a total
         variation of 0.01), and ``excludes_no_change``: whether the interval of the change of some label's share excludes
         none; what is unknown of the share without the intervention is not in it. Where it does not, the effect cannot be
-        told from none.
+        told from none. ``outside``: share of the states at the end, under the interventions, that lie outside of the data,
+        as in ``ood``; fates are read for them too.
     ``fate_names``, ``params``, ``warnings``, ``versions``
 
     ``mdata.obsm["fate_simulate"]``: probability of each cell's descendants to end in each of ``fate_names``, left alone.
@@ -194,6 +197,8 @@ def simulate(
     ood = [pd.DataFrame({"time": grid, "arm": "wild_type", "share": flow_out})]
     if planned:
         ood.append(pd.DataFrame({"time": grid, "arm": "perturbed", "share": np.mean(arms.outside, axis=0)}))
+    if names:
+        found["effect"]["outside"] = float(ood[-1]["share"].iloc[-1])
     remarks += warned(found, ood, course.units, bool(planned))
     for remark in remarks:
         warnings.warn(f"{key_added}: {remark}", stacklevel=2)
