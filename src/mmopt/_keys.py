@@ -44,7 +44,12 @@ ALIASES = {"rna": ("rna", "gex"), "atac": ("atac", "peaks"), "prot": ("prot", "p
 
 
 def refuse_slot_of_others(key_added: str, own: str) -> None:
-    """Refuse a ``key_added`` that is the slot in ``uns`` of another function than the one that owns ``own``."""
+    """Refuse a ``key_added`` that is the slot of another function than the one that owns ``own``, or that no file can hold."""
+    if "/" in key_added:
+        raise ValueError(
+            f"key_added={key_added!r}: a '/' would be read as a group by HDF5, so that a saved file could not be read again; "
+            f"take {key_added.replace('/', '_')!r}"
+        )
     if key_added in SLOTS and key_added != own:
         raise ValueError(
             f"key_added={key_added!r} would overwrite what another function writes there; take another name, such as "

@@ -43,6 +43,21 @@ def test_refusals(course):
         mm.tl.evaluate_twin(course(), hold_out=0, **QUICK)
     with pytest.raises(ValueError, match="n_members must be at least 1"):
         mm.tl.evaluate_twin(course(), **(QUICK | {"n_members": 0}))
+    with pytest.raises(ValueError, match="accelerator must be"):
+        mm.tl.evaluate_twin(course(), accelerator="tpu", **QUICK)
+
+
+def test_flows_are_fitted_where_it_is_asked_for(course, monkeypatch):
+    from mmopt.tl import _evaluate_twin
+
+    seen, made = [], _evaluate_twin.fit_flow
+    monkeypatch.setattr(_evaluate_twin, "torch_device", lambda accelerator: {"gpu": "meta"}[accelerator])
+    monkeypatch.setattr(
+        _evaluate_twin, "fit_flow", lambda *a, device, **k: seen.append(device) or made(*a, **k)
+    )
+    quick = QUICK | {"n_steps": 2, "genes": False, "n_members": 2}
+    mm.tl.evaluate_twin(course(), accelerator="gpu", **quick)
+    assert seen == ["meta"] * 2
 
 
 def growing(course):

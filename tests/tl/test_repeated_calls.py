@@ -33,3 +33,20 @@ def test_nothing_is_left_of_a_call_under_the_same_key(mdata):
     mm.tl.perturb(mdata, "GATA1", n_null=5)
     assert not {*stale} & {*mdata.obsm}
     assert "perturb_score_GATA1_knockout" not in mdata.obs
+
+
+@pytest.mark.parametrize(
+    ("call", "key"),
+    [
+        (lambda m, **k: mm.tl.simulate(m, start={"time": 0}, **k), "day2/4"),
+        (lambda m, **k: mm.tl.twin(m, time_key="time", **k), "GATA1/OE"),
+        (lambda m, **k: mm.tl.evaluate_twin(m, time_key="time", **k), "a/b"),
+        (lambda m, **k: mm.tl.screen(m, ["GATA1"], **k), "a/b"),
+        (lambda m, **k: mm.tl.reprogram(m, "monocyte", "erythrocyte", **k), "a/b"),
+        (mm.tl.regulons, "a/b"),
+        (mm.tl.integrate, "X_a/b"),
+    ],
+)
+def test_no_slot_that_a_file_cannot_hold(mdata, call, key):
+    with pytest.raises(ValueError, match=r"key_added='.*/.*read as a group by HDF5.*take '\w+'"):
+        call(mdata, key_added=key)

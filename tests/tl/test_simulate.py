@@ -185,9 +185,34 @@ def test_starts(mdata):
     group = run(mdata, start={"cell_type": "progenitor", "time": 0}, features=["GATA1"])
     assert group["params"]["start"] == "cell_type progenitor"
     states = mdata.obsm["X_pca"][(mdata.obs["time"] == 0).to_numpy()]
-    assert run(mdata, start={"time": 0, "states": states}, features=["GATA1"], stochastic=True)["params"][
-        "stochastic"
-    ]
+    run(mdata, start={"time": 0, "states": states}, features=["GATA1"])
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_noise_is_for_what_the_velocity_is_used_for(mdata):
+    asked = {"interventions": ["GATA1"], "n_cells": 20, "n_times": 2, "features": ["KLF1"]}
+    plain, noisy = (run(mdata, stochastic=stochastic, **asked) for stochastic in (False, True))
+    assert noisy["params"]["stochastic"]
+    assert (noisy["fate"]["flow"] - plain["fate"]["flow"]).abs().max() > 0.01
+    assert np.abs(noisy["paths"]["wild_type"] - plain["paths"]["wild_type"])[1:].mean() > 0.1
+    pd.testing.assert_frame_equal(*(f["fate"].drop(columns="flow") for f in (plain, noisy)))
+    pd.testing.assert_frame_equal(plain["features"], noisy["features"])
+    np.testing.assert_array_equal(plain["paths"]["perturbed"], noisy["paths"]["perturbed"])
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_states_outside_of_the_data_are_counted_beside_the_fates_they_are_given(mdata):
+    labels = mdata.obs["cell_type"].astype(object)
+    labels[np.flatnonzero(mdata.obs["time"] == 8)[::4]] = None
+    mdata.obs["cell_type"] = labels
+    asked = {"n_cells": 20, "n_times": 2, "features": ["KLF1"]}
+    for schedule, most in ((("GATA1", "overexpress"), 1), (None, 0.2)):
+        found = run(mdata, interventions=schedule, **asked)
+        last = found["ood"].iloc[-1]
+        assert last["arm"] == ("perturbed" if schedule else "wild_type")
+        assert found["effect"]["outside"] == last["share"] <= most
+        lost = found["fate"].set_index("label").loc["unassigned"]
+        assert lost["p"] == pytest.approx(lost["wild_type"]) == pytest.approx(0.25, abs=0.1)
 
 
 def test_starts_that_are_none(mdata):
@@ -263,10 +288,6 @@ def test_interventions_that_are_none(mdata):
         run(mdata, interventions=[("GATA1", "knockout", 9, 12)])
     with pytest.raises(ValueError, match="held twice at the same time"):
         run(mdata, interventions=[("GATA1", "knockout", 0, 4), ("GATA1", "overexpress", 2, 6)])
-    with pytest.raises(TypeError, match="is needed, not"):
-        run(mdata, interventions=[("GATA1", "knockout", 3)])
-    with pytest.raises(ValueError, match=r"mode='set' needs a level, which a schedule has no place for"):
-        run(mdata, interventions=[("GATA1", "set", 3, 4)])
     with pytest.raises(ValueError, match="has no outgoing edge"):
         run(mdata, interventions=["GENE20"])
     del mdata.uns["regulons"]

@@ -1,6 +1,7 @@
 """Leave a time point out and predict it, beside everything a twin has to beat."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from mmopt.tl._course import Course, read_course
 from mmopt.tl._lineages import fate_rows, read_lineages
 from mmopt.tl._members import Member
 from mmopt.tl._profiles import known_modalities
-from mmopt.tl._twin import coupled
+from mmopt.tl._twin import coupled, torch_device
 
 TWIN, LINEAR, PREVIOUS, NEXT, FLOOR = (
     "twin",
@@ -48,6 +49,7 @@ def evaluate_twin(
     optimizer: str = "asgdadam",
     lr: float = 5e-3,
     least_cells: int = 50,
+    accelerator: str = "auto",
     progress_bar: bool = True,
     key_added: str = _keys.TWIN_EVALUATION,
     random_state: int = 0,
@@ -60,7 +62,7 @@ def evaluate_twin(
     ----------
     mdata
         Data with an embedding.
-    time_key, use_rep, growth_key, n_steps, optimizer, lr, least_cells
+    time_key, use_rep, growth_key, n_steps, optimizer, lr, least_cells, accelerator
         As for :func:`mmopt.tl.twin`.
     hold_out
         Time or times to leave out, one at a time; default: every one but the first and the last. ``()`` for none, where only
@@ -127,7 +129,9 @@ def evaluate_twin(
     _keys.refuse_slot_of_others(key_added, _keys.TWIN_EVALUATION)
     if n_members < 1:
         raise ValueError(f"n_members must be at least 1, got {n_members}")
-    creator = optim.creator(optimizer, lr=lr)
+    fit = partial(
+        _fitted, creator=optim.creator(optimizer, lr=lr), n_steps=n_steps, device=torch_device(accelerator)
+    )
     course = read_course(mdata, time_key, use_rep=use_rep, growth_key=growth_key, least_cells=least_cells)
     traced = read_lineages(mdata, course, lineage_key, terminal_key)
     if len(course.times) < 3 and traced is None:
@@ -143,11 +147,11 @@ def evaluate_twin(
     rows: list[dict] = []
     for t in progress(inner, "evaluate_twin", len(inner), progress_bar):
         seed = derived(random_state, 41, t)
-        rows += _one(course, t, profile, creator, n_members, n_steps, seed)
+        rows += _one(course, t, profile, fit, n_members, seed)
     table = pd.DataFrame(rows)
     if traced is not None:
         seed = derived(random_state, 42)
-        members = [_fitted(course, creator, n_steps, seed, m) for m in range(n_members)]
+        members = [fit(course, seed, m) for m in range(n_members)]
         table = pd.concat([table, fate_rows(course, members, traced, seed)], ignore_index=True)
     mdata.uns[key_added] = {
         "scores": table,
@@ -167,11 +171,13 @@ def evaluate_twin(
     return table.copy()
 
 
-def _fitted(course: Course, creator: Callable, n_steps: int, seed: int, m: int) -> Member:
+def _fitted(course: Course, seed: int, m: int, creator: Callable, n_steps: int, device: str) -> Member:
     """Fit the ``m``-th member of a twin of this course."""
     weights, plans = coupled(course, None, derived(seed, 1, m))
     states = [course.at(t) for t in range(len(course.times))]
-    flow = fit_flow(states, course.times, plans, creator, n_steps=n_steps, seed=derived(seed, 2, m))
+    flow = fit_flow(
+        states, course.times, plans, creator, n_steps=n_steps, device=device, seed=derived(seed, 2, m)
+    )
     return Member(weights, plans, flow)
 
 
@@ -195,9 +201,8 @@ def _one(
     course: Course,
     t: int,
     profile: np.ndarray | None,
-    creator: Callable,
+    fit: Callable[[Course, int, int], Member],
     n_members: int,
-    n_steps: int,
     seed: int,
 ) -> list[dict]:
     rng = np.random.default_rng(seed)
@@ -219,7 +224,7 @@ def _one(
     candidates = {} if profile is None else _candidates(profile, course, t, held, fixed, derived(seed, 4))
     predicted: dict[str, list[np.ndarray]] = {TWIN: [], LINEAR: []}
     for m in range(n_members):
-        member = _fitted(left, creator, n_steps, seed, m)
+        member = fit(left, seed, m)
         path = member.flow.run(course.states[starts], np.array([course.times[t - 1], course.times[t]]))
         predicted[TWIN].append(path[-1])
         pairs = member.couplings[t - 1].tocoo()

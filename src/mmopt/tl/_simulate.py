@@ -1,7 +1,7 @@
 """Run a twin forward, with and without interventions, and read out fates and every modality."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from mmopt.tl._interventions import refuse_unsound
 from mmopt.tl._members import fate_matrix, restore
 from mmopt.tl._outcome import tables, warned
 from mmopt.tl._scene import Stage, set_stage
-from mmopt.tl._schedule import parse_schedule, schedule_grid
+from mmopt.tl._schedule import parse_schedule, read_schedule, schedule_grid
 from mmopt.tl._stages import plain_stage
 from mmopt.tl._starts import find_start
 
@@ -35,7 +35,7 @@ def simulate(
     rna: str | bool | None = None,
     atac: str | bool | None = None,
     prot: str | bool | None = None,
-    interventions: Sequence | None = None,
+    interventions: Mapping | Sequence | None = None,
     terminal_key: str | None = None,
     features: Sequence[str] | None = None,
     n_cells: int = 150,
@@ -71,9 +71,9 @@ def simulate(
     rna, atac, prot
         Names of the modalities where there is no network, which knows them; ``False`` leaves one out.
     interventions
-        ``[("GATA1", "overexpress", 2, 4), ("SPI1", "knockout")]``: feature, mode and window, from ``start`` up to ``stop``;
-        without a window the whole simulation. Modes as in :func:`mmopt.tl.perturb`, with their usual amounts; not ``"set"``, which
-        needs a level.
+        ``[("GATA1", "overexpress", 2, 4, 1.5), ("SPI1", "knockout")]``: feature, mode, window from ``start`` up to ``stop``, and
+        level. Modes and levels are those of :func:`mmopt.tl.perturb`. What is left out or ``None``: a knock-out, from the first
+        time on, to the last, the mode's usual level. A dict as in :func:`mmopt.tl.perturb` is for the whole simulation.
     terminal_key
         Column with the labels of the fates; without it no fates are read.
     features
@@ -83,7 +83,8 @@ def simulate(
     n_times
         Evenly spaced times to read, beside the time points and the switches of the schedule.
     stochastic
-        Run the flow with the noise of its bridges instead of its mean.
+        Run the velocity with the noise of its bridges instead of without any. Only what the velocity is used for changes:
+        ``flow``, and of the wild type ``paths`` and ``ood``. Neither fates nor features nor the perturbed arm rest on it.
     twin, regulons
         Slots.
     allow_extrapolation, on_missing
@@ -106,7 +107,8 @@ def simulate(
     ``fate``
         Table ``label, p, lo, hi, wild_type, wild_type_lo, wild_type_hi, flow``: share of the population at the end, with 90 %
         intervals, under the interventions and without; ``flow`` is what integrating the velocity gives on its own, as a check.
-        The label ``unassigned`` is for unlabelled cells, and in ``flow`` for states outside of the data.
+        The label ``unassigned`` is for unlabelled cells, the same share in both arms, and in ``flow`` for states outside of
+        the data; how many lie outside under an intervention is in ``ood`` and in ``effect``.
     ``fate_time``
         Table ``time, arm, label, p, lo, hi``; arms ``wild_type`` and, with interventions, ``perturbed``.
     ``features``
@@ -120,7 +122,8 @@ def simulate(
         ``factor`` (what is left of the raw change), ``total_variation``, ``verdict`` (``"no effect"`` below a total
         variation of 0.01), and ``excludes_no_change``: whether the interval of the change of some label's share excludes
         none; what is unknown of the share without the intervention is not in it. Where it does not, the effect cannot be
-        told from none.
+        told from none. ``outside``: share of the states at the end, under the interventions, that lie outside of the data,
+        as in ``ood``; fates are read for them too.
     ``fate_names``, ``params``, ``warnings``, ``versions``
 
     ``mdata.obsm["fate_simulate"]``: probability of each cell's descendants to end in each of ``fate_names``, left alone.
@@ -157,7 +160,8 @@ def simulate(
     time_key, grows = fitted["time_key"], bool(fitted["growth_key"]) or fitted["couplings"] == "given"
     begin = find_start(mdata, course, start, time_key)
     labels = obs_column(mdata, terminal_key) if terminal_key is not None else None
-    if interventions and regulons not in mdata.uns:
+    asked = read_schedule(interventions)
+    if asked and regulons not in mdata.uns:
         raise KeyError(
             f"interventions act through a regulatory network, and there is none in mdata.uns[{regulons!r}]; call "
             "`mm.tl.regulons(mdata, prior=...)` first"
@@ -167,7 +171,7 @@ def simulate(
     else:
         stage = plain_stage(mdata, find_modalities(mdata, rna, atac, prot), fitted["use_rep"])
     t0, end = float(course.times[begin.point]), float(course.times[-1])
-    planned = parse_schedule(interventions, stage.features, mdata, t0, end)
+    planned = parse_schedule(asked, stage.features, mdata, t0, end)
     remarks = list(begin.remarks)
     if planned:
         detected = stage.profiles.detected([p.what.column for p in planned], stage.member)
@@ -193,6 +197,8 @@ def simulate(
     ood = [pd.DataFrame({"time": grid, "arm": "wild_type", "share": flow_out})]
     if planned:
         ood.append(pd.DataFrame({"time": grid, "arm": "perturbed", "share": np.mean(arms.outside, axis=0)}))
+    if names:
+        found["effect"]["outside"] = float(ood[-1]["share"].iloc[-1])
     remarks += warned(found, ood, course.units, bool(planned))
     for remark in remarks:
         warnings.warn(f"{key_added}: {remark}", stacklevel=2)
@@ -204,9 +210,12 @@ def simulate(
         "params": {
             "start": begin.name,
             "start_time": t0,
-            "interventions": [f"{p.what.name} {p.what.mode} {p.start:g}-{p.stop:g}" for p in planned],
+            "interventions": [str(p) for p in planned],
             "features": [p.what.name for p in planned],
             "modes": [p.what.mode for p in planned],
+            "levels": np.array(
+                [np.nan if p.what.level is None else p.what.level for p in planned], dtype=float
+            ),
             "windows": np.array([[p.start, p.stop] for p in planned]).reshape(-1, 2),
             "terminal_key": terminal_key or "",
             "time_key": time_key,

@@ -153,7 +153,7 @@ def twin(
             plans,
             creator,
             n_steps=n_steps,
-            device=_device(accelerator),
+            device=torch_device(accelerator),
             seed=derived(random_state, 22, m),
         )
         spread = np.zeros(mdata.n_obs)
@@ -255,7 +255,8 @@ def _remarks(course: Course, apart: np.ndarray, time_key: str) -> list[str]:
     return remarks
 
 
-def _device(accelerator: str) -> str:
+def torch_device(accelerator: str) -> str:
+    """Name of the device that is meant by ``accelerator``."""
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
