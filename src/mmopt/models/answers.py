@@ -1,7 +1,7 @@
 """What can be asked of a trained TriVI: embedding, modality weights, imputation, likelihood."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -58,7 +58,13 @@ class Answers:
     def _known(self, given: str | Sequence[str] | None) -> tuple[str, ...] | None:
         if given is None:
             return None
-        given = (given,) if isinstance(given, str) else tuple(given)
+        given = (given,) if isinstance(given, str) else given
+        # a MuData can be asked for its first item, its second and so on for ever
+        if not isinstance(given, Collection) or not all(isinstance(m, str) for m in given):
+            raise TypeError(
+                f"given= takes names of modalities, not {type(given).__name__}; data go in as `mdata=`"
+            )
+        given = tuple(given)
         unknown = [m for m in given if m not in self.modalities]
         if unknown or not given:
             raise ValueError(

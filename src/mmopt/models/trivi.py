@@ -235,6 +235,10 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
         if adata is None and self._adata is None:
             raise ValueError("the model was loaded and has no data yet; pass `mdata`")
+        if isinstance(adata, str):
+            raise TypeError(
+                f"a MuData is needed, not {adata!r}; where modalities can be chosen, name them with `given=` or `modality=`"
+            )
         if adata is not None and adata is not self._adata:
             fields = self.registry_["field_registries"]
             _check_has_some(adata, {m: fields[m]["state_registry"]["modality"] for m in self.modalities})
