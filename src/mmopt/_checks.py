@@ -1,5 +1,6 @@
 """What every public function asks of its MuData before it starts, with messages that say what to change."""
 
+import operator
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -32,6 +33,17 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> list[str]:
     for candidate in names:
         by_lower.setdefault(str(candidate).lower(), str(candidate))
     return [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.6)]
+
+
+def whole_number(argument: str, number: float) -> int:
+    """Return a number of at least 1 as an integer; 1e3, which is how many write a thousand, is one."""
+    try:
+        whole = operator.index(int(number) if isinstance(number, float) and number.is_integer() else number)
+    except TypeError as error:
+        raise TypeError(f"{argument}={number!r}: a whole number is needed") from error
+    if whole < 1:
+        raise ValueError(f"{argument} must be at least 1; got {number}")
+    return whole
 
 
 def check_mudata(mdata: MuData) -> None:

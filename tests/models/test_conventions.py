@@ -21,6 +21,8 @@ class TestArguments:
             ("alignment", -1.0),
             ("alignment", float("nan")),
             ("atac_rank", 0),
+            ("random_state", None),
+            ("random_state", -1),
         ],
     )
     def test_out_of_range(self, make_model, argument, value):

@@ -126,7 +126,7 @@ def test_a_refusal_changes_nothing(mdata):
 
 
 def test_refusals(mdata):
-    with pytest.raises(ValueError, match="n_top_genes=0: at least 1"):
+    with pytest.raises(ValueError, match="n_top_genes must be at least 1; got 0"):
         mm.pp.prepare(mdata, n_top_genes=0)
     with pytest.raises(ValueError, match="'rna': no feature is detected in 101 cells; lower `min_cells`"):
         mm.pp.prepare(mdata, min_cells=101)

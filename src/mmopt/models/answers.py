@@ -10,7 +10,8 @@ import torch
 from mudata import MuData
 from torch import Tensor
 
-from mmopt._random import isolated
+from mmopt import _checks
+from mmopt._random import checked_seed, isolated
 from mmopt._threads import sensible_threads
 from mmopt.models import fusion
 from mmopt.models.predictions import DRAWS, Interval, check_level, given_or, summary, warn_blind
@@ -140,7 +141,6 @@ class Answers:
         mdata: MuData | None,
         indices: Sequence[int] | None,
         batch_size: int | None,
-        n_samples: int,
         library_size: float | str = "latent",
         transform_batch: str | None = None,
         first: int = 0,
@@ -149,8 +149,6 @@ class Answers:
         if modality not in self.modalities:
             raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
         known = self._known(given)
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1; got {n_samples}")
         size = None
         if library_size != "latent":
             if isinstance(library_size, str) or not 0 < library_size < math.inf:
@@ -242,16 +240,17 @@ class Answers:
         >>> protein = model.get_normalized("prot", given="rna", n_samples=8)
         >>> mean, lower, upper = model.get_normalized("prot", given="rna", interval=0.9)
         """
+        n_samples = _checks.whole_number("n_samples", n_samples)
         if interval is not None:
             check_level(interval, "interval", DRAWS if n_samples == 1 else n_samples)
             if return_samples:
                 raise ValueError("ask for draws (return_samples) or for an interval, not for both")
             n_samples = DRAWS if n_samples == 1 else n_samples
             batch_size = given_or(batch_size, self._cells_per_pass(modality, n_samples))
-        parts, generator = [], torch.Generator().manual_seed(int(random_state))
+        parts, generator = [], torch.Generator().manual_seed(checked_seed(random_state))
         first = any_of(len(self.networks), generator)
         for readouts, blind in self._readouts(
-            modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch, first
+            modality, given, mdata, indices, batch_size, library_size, transform_batch, first
         ):
             if return_samples or interval is not None:
                 drawn = readouts.drawn_levels(n_samples, generator)
