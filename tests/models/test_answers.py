@@ -26,6 +26,16 @@ def test_the_name_in_other_models_leads_here(fitted):
         fitted.get_normalized_expression()
 
 
+def test_a_batch_is_named_as_in_its_column(make_mosaic, make_model):
+    """Whole numbers are registered without their decimals."""
+    mdata = make_mosaic()
+    mdata.obs["donor"] = np.where(mdata.obs["donor"] == "a", 0.0, 1.0)
+    model = make_model(mdata)
+    model.is_trained_ = True
+    found = model.get_normalized("prot", transform_batch=np.float64(1))
+    np.testing.assert_array_equal(found, model.get_normalized("prot", transform_batch="1"))
+
+
 class _Endless(Exception):
     pass
 

@@ -11,6 +11,7 @@ from mudata import MuData
 from torch import Tensor
 
 from mmopt import _checks
+from mmopt._batches import batch_label
 from mmopt._random import checked_seed, isolated
 from mmopt._threads import sensible_threads
 from mmopt.models import fusion
@@ -159,14 +160,15 @@ class Answers:
         categories = list(
             self.registry_["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
         )
-        if transform_batch is not None and str(transform_batch) not in categories:
+        asked_batch = None if transform_batch is None else batch_label(transform_batch)
+        if asked_batch is not None and asked_batch not in categories:
             raise ValueError(
                 f"transform_batch={transform_batch!r} is not a batch of the model; it has {categories}"
             )
         for tensors in self._batches(mdata, indices, batch_size):
             batch = None
-            if transform_batch is not None:
-                batch = torch.full_like(tensors["batch"], categories.index(str(transform_batch)))
+            if asked_batch is not None:
+                batch = torch.full_like(tensors["batch"], categories.index(asked_batch))
                 batch = batch.to(self.device)
             each = []
             for network in self.networks:
@@ -267,13 +269,17 @@ class Answers:
         """Refuse, and name the getter of all modalities."""
         raise TypeError('TriVI has three modalities: ask `get_normalized("rna")`, "atac" or "prot"')
 
-    def get_elbo(self, *args, random_state: int = 0, **kwargs) -> Tensor:
+    def get_marginal_ll(self, *args, **kwargs) -> NoReturn:
+        """Refuse, and name the bound."""
+        raise TypeError("TriVI does not estimate the marginal likelihood: `get_elbo()` is its lower bound")
+
+    def get_elbo(self, mdata: MuData | None = None, *args, random_state: int = 0, **kwargs) -> Tensor:
         """Return the evidence lower bound (higher is better), as in scvi-tools, with noise fixed by ``random_state``."""
-        return self._repeatable(super().get_elbo, random_state, *args, **kwargs)
+        return self._repeatable(super().get_elbo, random_state, mdata, *args, **kwargs)
 
     def get_reconstruction_error(
         self,
-        adata: MuData | None = None,
+        mdata: MuData | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         dataloader: Iterator[dict] | None = None,
@@ -289,12 +295,12 @@ class Answers:
         (``return_mean=False``) it is 0 where it was not.
         """
         if dataloader is None:
-            mdata = self._validate_anndata(adata)
+            mdata = self._validate_anndata(mdata)
             dataloader = self._make_data_loader(
                 mdata, indices=indices, batch_size=batch_size, **(data_loader_kwargs or {})
             )
-        elif adata is not None:
-            raise ValueError("give the data (`adata`) or a `dataloader`, not both")
+        elif mdata is not None:
+            raise ValueError("give the data (`mdata`) or a `dataloader`, not both")
         n_measured = dict.fromkeys(self.modalities, 0)
 
         def counted() -> Iterator[dict]:
