@@ -55,6 +55,17 @@ def check_mudata(mdata: MuData) -> None:
         raise ValueError("the modalities of this MuData share features, not cells; build it with `axis=0`")
 
 
+def refuse_view(mdata: MuData) -> None:
+    """Refuse data that are a view, or have one as a modality, and say how to make them one's own."""
+    parts = {f"mdata.mod[{name!r}]": adata for name, adata in mdata.mod.items() if adata.is_view}
+    for name, data in {"mdata": mdata, **parts}.items():
+        if data.is_view:
+            file = f"filename='part.{'h5mu' if data is mdata else 'h5ad'}'" if data.isbacked else ""
+            raise ValueError(
+                f"{name} is a view and cannot be written to; make it your own: `{name} = {name}.copy({file})`"
+            )
+
+
 def find_modalities(
     mdata: MuData,
     rna: str | bool | None = None,

@@ -68,7 +68,7 @@ def test_copy_leaves_the_original_alone_and_a_view_needs_it(mdata):
     assert "highly_variable" in prepared["rna"].var
     assert "highly_variable" not in mdata["rna"].var
     assert "counts" not in mdata["rna"].layers
-    with pytest.raises(ValueError, match=r"mdata is a view.*copy=True"):
+    with pytest.raises(ValueError, match=r"mdata is a view.*`mdata = mdata.copy"):
         mm.pp.prepare(mdata[:50])
     assert "highly_variable" in mm.pp.prepare(mdata[:50], copy=True)["rna"].var
 

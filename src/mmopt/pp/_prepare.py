@@ -103,7 +103,7 @@ def prepare(
     }
     min_cells = _checks.whole_number("min_cells", min_cells)
     if mdata.is_view and not copy:
-        raise ValueError("mdata is a view, which cannot be written to: pass `mdata.copy()` or `copy=True`")
+        _checks.refuse_view(mdata)
     _checks.check_obs(mdata, modalities)
     codes, _ = batch_codes(mdata, batch_key, modalities)
     kept = _kept(mdata, modalities, keep)
