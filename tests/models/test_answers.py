@@ -60,7 +60,7 @@ class TestDataAndModalitiesInEachOthersPlace:
         ],
     )
     def test_data_as_modalities(self, fitted, mdata, ask):
-        with pytest.raises(TypeError, match="given= takes names of modalities, not MuData.*`mdata=`"):
+        with pytest.raises(TypeError, match=r"given= takes names of modalities, not MuData.*`mdata=`"):
             ask(fitted, mdata)
 
     def test_others_that_are_no_names(self, fitted):
@@ -74,5 +74,5 @@ class TestDataAndModalitiesInEachOthersPlace:
             np.testing.assert_array_equal(fitted.get_latent_representation(given=given), expected)
 
     def test_a_modality_as_data(self, fitted):
-        with pytest.raises(TypeError, match="a MuData is needed, not 'rna'.*`given=`"):
+        with pytest.raises(TypeError, match=r"a MuData is needed, not 'rna'.*`given=`"):
             fitted.get_latent_representation("rna")
