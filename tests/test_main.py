@@ -114,7 +114,7 @@ def test_report_says_how_many_networks_were_fitted_and_compared(results):
         (["--lr-grid", "-0.1"], "learning rate"),
         (["--landscape-points", "2"], "--landscape-points must be at least 3"),
         (["--comparison-cells", "5"], "--comparison-cells at least 100"),
-        (["--accelerator", "tpu"], "--accelerator tpu: "),
+        (["--accelerator", "tpu"], "accelerator='tpu'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2_before_anything_is_trained(

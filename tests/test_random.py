@@ -23,5 +23,5 @@ def test_integers_of_numpy_are_seeds_like_others():
 
 
 def test_half_a_seed_is_refused():
-    with pytest.raises(TypeError), isolated(0.5):
+    with pytest.raises(ValueError, match="random_state must be an integer"), isolated(0.5):
         pass

@@ -187,10 +187,8 @@ def run(a: argparse.Namespace) -> None:
 
 def _check(a: argparse.Namespace, out: Path) -> None:
     """Refuse what the tools would refuse only after hours, or not in one line."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from scvi.model._utils import parse_device_args
-
     from mmopt import optim
+    from mmopt.models.devices import find_device
 
     if a.landscape_points < LEAST_POINTS or a.comparison_cells < LEAST_CELLS:
         raise ValueError(
@@ -199,10 +197,7 @@ def _check(a: argparse.Namespace, out: Path) -> None:
         )
     if not os.access(out, os.W_OK):
         raise PermissionError(f"the folder {out} cannot be written to")
-    try:
-        parse_device_args(accelerator=a.accelerator, devices="auto", return_device="torch")
-    except (MisconfigurationException, ValueError, ImportError) as error:
-        raise ValueError(f"--accelerator {a.accelerator}: {error}") from error
+    find_device(a.accelerator)
     optim.creator(a.optimizer, lr=a.lr, **_settings(a, a.optimizer))
 
 

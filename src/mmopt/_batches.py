@@ -47,7 +47,7 @@ def batch_codes(
             f"`mdata.obs[{batch_key!r}]` or leave the cells out"
         )
     batches = pd.Categorical(column).remove_unused_categories()
-    labels = [_label(category) for category in batches.categories]
+    labels = [batch_label(category) for category in batches.categories]
     categories = list(dict.fromkeys(labels))
     codes = np.array([categories.index(label) for label in labels], dtype=np.int64)[batches.codes]
     if len(categories) == 1:
@@ -55,6 +55,6 @@ def batch_codes(
     return codes, categories
 
 
-def _label(value: object) -> str:
-    # an integer column with gaps comes back as floats
+def batch_label(value: object) -> str:
+    """Return the name of a batch; an integer column with gaps comes back as floats."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

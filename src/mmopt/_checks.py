@@ -1,5 +1,6 @@
 """What every public function asks of its MuData before it starts, with messages that say what to change."""
 
+import operator
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -34,6 +35,17 @@ def nearest(name: str, names: Iterable[str], limit: int = 5) -> list[str]:
     return [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=limit, cutoff=0.6)]
 
 
+def whole_number(argument: str, number: float) -> int:
+    """Return a number of at least 1 as an integer; 1e3, which is how many write a thousand, is one."""
+    try:
+        whole = operator.index(int(number) if isinstance(number, float) and number.is_integer() else number)
+    except TypeError as error:
+        raise TypeError(f"{argument}={number!r}: a whole number is needed") from error
+    if whole < 1:
+        raise ValueError(f"{argument} must be at least 1; got {number}")
+    return whole
+
+
 def check_mudata(mdata: MuData) -> None:
     """Refuse what is no MuData, and one that shares features instead of cells."""
     if not isinstance(mdata, MuData):
@@ -41,6 +53,17 @@ def check_mudata(mdata: MuData) -> None:
         raise TypeError(f"a MuData is needed, not {type(mdata).__name__}{hint}")
     if mdata.axis == 1:
         raise ValueError("the modalities of this MuData share features, not cells; build it with `axis=0`")
+
+
+def refuse_view(mdata: MuData) -> None:
+    """Refuse data that are a view, or have one as a modality, and say how to make them one's own."""
+    parts = {f"mdata.mod[{name!r}]": adata for name, adata in mdata.mod.items() if adata.is_view}
+    for name, data in {"mdata": mdata, **parts}.items():
+        if data.is_view:
+            file = f"filename='part.{'h5mu' if data is mdata else 'h5ad'}'" if data.isbacked else ""
+            raise ValueError(
+                f"{name} is a view and cannot be written to; make it your own: `{name} = {name}.copy({file})`"
+            )
 
 
 def find_modalities(

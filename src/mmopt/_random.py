@@ -1,18 +1,25 @@
 """Seeds that do not leak: what a call draws depends on its ``random_state`` alone and nothing else is disturbed."""
 
-import operator
 import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 import numpy as np
 
 
+def checked_seed(random_state: int) -> int:
+    """Return a seed as an integer of Python, whose generator refuses those of NumPy."""
+    if not (isinstance(random_state, Integral) and 0 <= random_state < 2**63):
+        raise ValueError(f"random_state must be an integer of at least 0; got {random_state!r}")
+    return int(random_state)
+
+
 @contextmanager
-def isolated(seed: int) -> Iterator[None]:
+def isolated(random_state: int) -> Iterator[None]:
     """Seed Python's, NumPy's and (where loaded) torch's global generators inside the block, restore them after it."""
-    seed = operator.index(seed)  # Python's generator refuses the integers of NumPy
+    seed = checked_seed(random_state)
     python, numpy = random.getstate(), np.random.get_state()
     torch = sys.modules.get("torch")
     devices = (

@@ -21,6 +21,8 @@ class TestArguments:
             ("alignment", -1.0),
             ("alignment", float("nan")),
             ("atac_rank", 0),
+            ("random_state", None),
+            ("random_state", -1),
         ],
     )
     def test_out_of_range(self, make_model, argument, value):
@@ -57,6 +59,16 @@ class TestScviConventions:
                 errors[f"nll_{m}"].numpy() > 0, fitted.adata.obs_names.isin(fitted.adata[m].obs_names)
             )
 
+    def test_data_have_one_name(self, fitted):
+        mdata = fitted.adata
+        assert float(fitted.get_elbo(mdata=mdata)) == float(fitted.get_elbo())
+        errors, expected = fitted.get_reconstruction_error(mdata=mdata), fitted.get_reconstruction_error()
+        assert {k: float(v) for k, v in errors.items()} == {k: float(v) for k, v in expected.items()}
+
+    def test_what_is_not_estimated(self, fitted):
+        with pytest.raises(TypeError, match="does not estimate the marginal likelihood: `get_elbo"):
+            fitted.get_marginal_ll()
+
     def test_answers_repeat(self, fitted):
         assert float(fitted.get_elbo()) == float(fitted.get_elbo())
 
@@ -66,8 +78,6 @@ class TestScviConventions:
         assert "Not Trained" in make_model().summary_string
         repr(fitted)
         assert "TriVI" in capsys.readouterr().out
-        import rich.pretty  # noqa: F401  scvi-tools uses it without importing it
-
         fitted.view_anndata_setup()
         shown = capsys.readouterr().out
         assert "donor" in shown

@@ -154,6 +154,19 @@ def test_at_least_one_cell_per_pass(fitted, call, settings):
             getattr(fitted, call)(batch_size=size, **settings)
 
 
+@pytest.mark.parametrize("call", ["get_normalized", "get_predictive_interval", "posterior_predictive_sample"])
+def test_numbers_that_are_none_are_refused(fitted, call):
+    def ask(**kwargs):
+        return getattr(fitted, call)(modality="prot", **kwargs)
+
+    for name in ("n_samples", "batch_size"):
+        with pytest.raises(TypeError, match=f"{name}=2.5: a whole number is needed"):
+            ask(**{name: 2.5})
+    for wrong in (None, 0.5, -1):
+        with pytest.raises(ValueError, match="random_state must be an integer of at least 0"):
+            ask(random_state=wrong)
+
+
 @pytest.mark.parametrize(
     ("call", "settings"),
     [

@@ -371,6 +371,45 @@ class TestRefusals:
             train(model, **kwargs)
         assert not model.module.training
 
+    @pytest.mark.parametrize(
+        ("kwargs", "error", "message"),
+        [
+            ({"max_epochs": "5"}, TypeError, "max_epochs='5': a whole number is needed"),
+            ({"max_epochs": 2.5}, TypeError, "max_epochs=2.5: a whole number is needed"),
+            ({"batch_size": "a"}, TypeError, "batch_size='a': a whole number is needed"),
+            ({"batch_size": None}, TypeError, "batch_size=None: a whole number is needed"),
+            ({"train_size": "0.9"}, ValueError, "train_size must lie in"),
+            ({"random_state": None}, ValueError, "random_state must be an integer"),
+            ({"optimizer": None}, TypeError, "optimizer=None: a name of"),
+            ({"optimizer_kwargs": "x"}, TypeError, "optimizer_kwargs='x': a mapping"),
+            ({"plan_kwargs": [1]}, TypeError, r"plan_kwargs=\[1\]: a mapping"),
+            ({"accelerator": "tpu"}, ValueError, "accelerator='tpu'"),
+            ({"accelerator": "abacus"}, ValueError, "accelerator='abacus'"),
+            ({"accelerator": "cpu", "devices": "x"}, ValueError, "accelerator='cpu', devices='x'"),
+        ],
+        ids=str,
+    )
+    def test_what_is_no_such_argument_at_all(self, make_model, train, kwargs, error, message):
+        model = make_model()
+        with pytest.raises(error, match=message):
+            train(model, **kwargs)
+        assert not model.is_trained
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+    def test_a_gpu_that_is_not_there(self, make_model, train, tmp_path):
+        from mmopt.models import TriVI
+
+        model = make_model()
+        with pytest.raises(ValueError, match="accelerator='cuda'"):
+            train(model, accelerator="cuda")
+        model.save(tmp_path / "model")
+        with pytest.raises(ValueError, match="accelerator='cuda'"):
+            TriVI.load(tmp_path / "model", accelerator="cuda")
+
+    def test_whole_numbers_may_be_written_as_floats(self, make_model, train):
+        model = train(make_model(), 2.0, batch_size=32.0, early_stopping_patience=10.0)
+        assert len(model.history["train_loss"]) == 2
+
     def test_held_out_as_a_mask(self, make_model, train):
         mask = np.arange(80) % 10 == 0
         model = train(make_model(), 1, held_out=mask)

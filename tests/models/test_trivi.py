@@ -3,6 +3,7 @@
 import warnings
 from itertools import chain, combinations
 
+import mudata
 import numpy as np
 import pytest
 import torch
@@ -398,3 +399,26 @@ def test_a_view_is_refused_for_setup(make_mosaic):
     mdata = make_mosaic()
     with pytest.raises(ValueError, match=r"view and cannot be written to.*mdata.copy\(\)"):
         mm.models.TriVI.setup_mudata(mdata[mdata.obs_names[:40]])
+
+
+def refusal_followed(mdata, setup):
+    """Do what the refusal of the data says, and set them up."""
+    with pytest.raises(ValueError, match="is a view and cannot be written to; make it your own") as refusal:
+        setup(mdata)
+    names = {"mdata": mdata}
+    exec(str(refusal.value).split("`")[1], names)
+    setup(names["mdata"])
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("on_disk", [False, True], ids=["in memory", "on disk"])
+def test_what_a_refused_view_is_told_to_do_works(make_mosaic, tmp_path, monkeypatch, on_disk):
+    monkeypatch.chdir(tmp_path)
+    mdata = make_mosaic()
+    if on_disk:
+        mdata.write_h5mu("mosaic.h5mu")
+        mdata = mudata.read_h5mu("mosaic.h5mu", backed=True)
+    part = mdata[mdata.obs_names[:60]]
+    assert refusal_followed(part, mm.models.TriVI.setup_mudata).startswith("mdata is a view")
+    made = MuData({"rna": mdata["rna"][:30], "prot": make_mosaic()["prot"]})
+    assert refusal_followed(made, mm.models.TriVI.setup_mudata).startswith("mdata.mod['rna'] is a view")

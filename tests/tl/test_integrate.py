@@ -97,6 +97,32 @@ def test_key_added_names_every_slot(toy):
     assert toy.uns["other"]["params"]["modalities"] == {"rna": "rna", "atac": "atac"}
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("rna", "overwrite mdata.obsm.*which cells this modality has; take another name, such as 'X_rna'"),
+        ("X_umap", "overwrite mdata.uns.*which is no fit; take another name, such as 'X_mmopt_umap'"),
+        ("X_twin", "key_added='twin' would overwrite"),
+        ("", "a name is needed"),
+        ("X_", "a name is needed"),
+        (None, "key_added=None: a name is needed"),
+        (3, "key_added=3: a name is needed"),
+    ],
+)
+def test_keys_of_others_are_refused(toy, key, message):
+    toy.uns["umap"] = {"params": {"a": 0.5, "b": 1.0}}
+    before = set(toy.uns)
+    with pytest.raises(ValueError, match=message):
+        short(toy, key_added=key)
+    assert set(toy.uns) == before
+
+
+def test_a_fit_of_before_is_replaced(toy):
+    for max_epochs in (1, 2):
+        short(toy, max_epochs=max_epochs, n_networks=1, key_added="X_mine")
+    assert len(toy.uns["mine"]["history"]) == 2
+
+
 @pytest.mark.parametrize("name", ["adt", "ADT", "cite", "protein"])
 def test_usual_names_of_modalities(toy, name):
     with override_pull_on_update():

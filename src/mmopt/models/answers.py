@@ -1,7 +1,7 @@
 """What can be asked of a trained TriVI: embedding, modality weights, imputation, likelihood."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -10,7 +10,9 @@ import torch
 from mudata import MuData
 from torch import Tensor
 
-from mmopt._random import isolated
+from mmopt import _checks
+from mmopt._batches import batch_label
+from mmopt._random import checked_seed, isolated
 from mmopt._threads import sensible_threads
 from mmopt.models import fusion
 from mmopt.models.predictions import DRAWS, Interval, check_level, given_or, summary, warn_blind
@@ -58,7 +60,13 @@ class Answers:
     def _known(self, given: str | Sequence[str] | None) -> tuple[str, ...] | None:
         if given is None:
             return None
-        given = (given,) if isinstance(given, str) else tuple(given)
+        given = (given,) if isinstance(given, str) else given
+        # a MuData can be asked for its first item, its second and so on for ever
+        if not isinstance(given, Collection) or not all(isinstance(m, str) for m in given):
+            raise TypeError(
+                f"given= takes names of modalities, not {type(given).__name__}; data go in as `mdata=`"
+            )
+        given = tuple(given)
         unknown = [m for m in given if m not in self.modalities]
         if unknown or not given:
             raise ValueError(
@@ -134,7 +142,6 @@ class Answers:
         mdata: MuData | None,
         indices: Sequence[int] | None,
         batch_size: int | None,
-        n_samples: int,
         library_size: float | str = "latent",
         transform_batch: str | None = None,
         first: int = 0,
@@ -143,8 +150,6 @@ class Answers:
         if modality not in self.modalities:
             raise ValueError(f"modality {modality!r} is not in the model; it has {list(self.modalities)}")
         known = self._known(given)
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1; got {n_samples}")
         size = None
         if library_size != "latent":
             if isinstance(library_size, str) or not 0 < library_size < math.inf:
@@ -155,14 +160,15 @@ class Answers:
         categories = list(
             self.registry_["field_registries"]["batch"]["state_registry"]["categorical_mapping"]
         )
-        if transform_batch is not None and str(transform_batch) not in categories:
+        asked_batch = None if transform_batch is None else batch_label(transform_batch)
+        if asked_batch is not None and asked_batch not in categories:
             raise ValueError(
                 f"transform_batch={transform_batch!r} is not a batch of the model; it has {categories}"
             )
         for tensors in self._batches(mdata, indices, batch_size):
             batch = None
-            if transform_batch is not None:
-                batch = torch.full_like(tensors["batch"], categories.index(str(transform_batch)))
+            if asked_batch is not None:
+                batch = torch.full_like(tensors["batch"], categories.index(asked_batch))
                 batch = batch.to(self.device)
             each = []
             for network in self.networks:
@@ -236,16 +242,17 @@ class Answers:
         >>> protein = model.get_normalized("prot", given="rna", n_samples=8)
         >>> mean, lower, upper = model.get_normalized("prot", given="rna", interval=0.9)
         """
+        n_samples = _checks.whole_number("n_samples", n_samples)
         if interval is not None:
             check_level(interval, "interval", DRAWS if n_samples == 1 else n_samples)
             if return_samples:
                 raise ValueError("ask for draws (return_samples) or for an interval, not for both")
             n_samples = DRAWS if n_samples == 1 else n_samples
             batch_size = given_or(batch_size, self._cells_per_pass(modality, n_samples))
-        parts, generator = [], torch.Generator().manual_seed(int(random_state))
+        parts, generator = [], torch.Generator().manual_seed(checked_seed(random_state))
         first = any_of(len(self.networks), generator)
         for readouts, blind in self._readouts(
-            modality, given, mdata, indices, batch_size, n_samples, library_size, transform_batch, first
+            modality, given, mdata, indices, batch_size, library_size, transform_batch, first
         ):
             if return_samples or interval is not None:
                 drawn = readouts.drawn_levels(n_samples, generator)
@@ -262,13 +269,17 @@ class Answers:
         """Refuse, and name the getter of all modalities."""
         raise TypeError('TriVI has three modalities: ask `get_normalized("rna")`, "atac" or "prot"')
 
-    def get_elbo(self, *args, random_state: int = 0, **kwargs) -> Tensor:
+    def get_marginal_ll(self, *args, **kwargs) -> NoReturn:
+        """Refuse, and name the bound."""
+        raise TypeError("TriVI does not estimate the marginal likelihood: `get_elbo()` is its lower bound")
+
+    def get_elbo(self, mdata: MuData | None = None, *args, random_state: int = 0, **kwargs) -> Tensor:
         """Return the evidence lower bound (higher is better), as in scvi-tools, with noise fixed by ``random_state``."""
-        return self._repeatable(super().get_elbo, random_state, *args, **kwargs)
+        return self._repeatable(super().get_elbo, random_state, mdata, *args, **kwargs)
 
     def get_reconstruction_error(
         self,
-        adata: MuData | None = None,
+        mdata: MuData | None = None,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
         dataloader: Iterator[dict] | None = None,
@@ -284,12 +295,12 @@ class Answers:
         (``return_mean=False``) it is 0 where it was not.
         """
         if dataloader is None:
-            mdata = self._validate_anndata(adata)
+            mdata = self._validate_anndata(mdata)
             dataloader = self._make_data_loader(
                 mdata, indices=indices, batch_size=batch_size, **(data_loader_kwargs or {})
             )
-        elif adata is not None:
-            raise ValueError("give the data (`adata`) or a `dataloader`, not both")
+        elif mdata is not None:
+            raise ValueError("give the data (`mdata`) or a `dataloader`, not both")
         n_measured = dict.fromkeys(self.modalities, 0)
 
         def counted() -> Iterator[dict]:

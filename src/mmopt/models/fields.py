@@ -1,5 +1,6 @@
 """What TriVI registers of a MuData with scvi-tools: the counts of each modality and the batch of each cell."""
 
+import rich.pretty  # scvi-tools uses it without importing it
 import rich.table
 from mudata import MuData
 from scvi.data.fields import BaseAnnDataField

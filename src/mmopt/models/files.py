@@ -7,11 +7,11 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from mudata import MuData
-from scvi.model._utils import parse_device_args
 from torch import Tensor
 
 from mmopt._compat import versions
 from mmopt.models import persistence
+from mmopt.models.devices import find_device
 from mmopt.models.module import freeze, is_frozen
 
 
@@ -80,8 +80,7 @@ class Files:
             raise ValueError(
                 f"{path} does not hold together ({error}); it has been changed and is not used"
             ) from error
-        *_, device = parse_device_args(accelerator=accelerator, devices="auto", return_device="torch")
-        model.to_device(device)
+        model.to_device(find_device(accelerator))
         if mdata is not None:
             model._validate_anndata(mdata)
         return model

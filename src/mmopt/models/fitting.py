@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from mmopt import optim
-from mmopt._random import derived, isolated
+from mmopt._checks import whole_number
+from mmopt._random import checked_seed, derived, isolated
 from mmopt._threads import sensible_threads
 from mmopt.models.calibration import calibrate
 from mmopt.models.data import MosaicSplitter
+from mmopt.models.devices import find_device
 from mmopt.models.module import TriModule
 from mmopt.models.mosaic import read_mosaic
 from mmopt.models.quiet import quiet_lightning
@@ -100,8 +102,8 @@ class Fitting:
 
         Raises
         ------
-        ValueError
-            An argument out of range, or an unknown optimizer.
+        TypeError, ValueError
+            An argument that is no number or out of range, an unknown optimizer, or a device that is not there.
         MemoryError
             Out of memory; the message says what would take less.
         mmopt.models.NonFiniteLossError
@@ -121,20 +123,28 @@ class Fitting:
                 "the query has no batch that its reference does not know, so there is nothing to train: ask for its "
                 "embedding, or call `load_query_data(..., unfrozen=True)`"
             )
-        if not 0 < train_size <= 1:
-            raise ValueError(f"train_size must lie in (0, 1]; got {train_size}")
-        for name, value in {
-            "batch_size": batch_size,
-            "max_epochs": max_epochs,
-            "early_stopping_patience": early_stopping_patience,
-        }.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
-        if not (isinstance(random_state, Integral) and 0 <= random_state < 2**63):
-            raise ValueError(f"random_state must be an integer of at least 0; got {random_state!r}")
+        if not (isinstance(train_size, Real) and 0 < train_size <= 1):
+            raise ValueError(f"train_size must lie in (0, 1]; got {train_size!r}")
+        batch_size = whole_number("batch_size", batch_size)
+        if max_epochs is not None:
+            max_epochs = whole_number("max_epochs", max_epochs)
+        if early_stopping_patience is not None:
+            early_stopping_patience = whole_number("early_stopping_patience", early_stopping_patience)
+        random_state = checked_seed(random_state)
+        for name, arguments in {"optimizer_kwargs": optimizer_kwargs, "plan_kwargs": plan_kwargs}.items():
+            if not isinstance(arguments, Mapping | None):
+                raise TypeError(
+                    f"{name}={arguments!r}: a mapping from names of arguments to values is needed"
+                )
+        find_device(accelerator, devices)
         create = optimizer
         if isinstance(optimizer, str):
             create = optim.creator(optimizer, lr=lr, **(optimizer_kwargs or {}))
+        elif not callable(optimizer):
+            raise TypeError(
+                f"optimizer={optimizer!r}: a name of `mm.optim.available()` is needed, or a function from parameters to "
+                "an optimizer"
+            )
         checkpoint = None if checkpoint is None else Path(checkpoint)
         fitted_before, plans = self.is_trained_, []
         for i, network in enumerate(self.networks):  # the same cells are held out of all

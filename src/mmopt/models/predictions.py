@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from mudata import MuData
 
-from mmopt._random import isolated
+from mmopt import _checks
+from mmopt._random import checked_seed, isolated
 from mmopt.models.data import cell_positions
 from mmopt.models.readout import any_of
 
@@ -75,13 +76,14 @@ class Predictions:
         >>> interval = model.get_predictive_interval("prot", given="rna", level=0.9, indices=cells)
         >>> surprising = (counts < interval.lower) | (counts > interval.upper)
         """
+        n_samples = _checks.whole_number("n_samples", n_samples)
         check_level(level, "level", n_samples)
         batch_size = given_or(batch_size, self._cells_per_pass(modality, n_samples))
-        parts, generator = [], torch.Generator().manual_seed(int(random_state))
+        parts, generator = [], torch.Generator().manual_seed(checked_seed(random_state))
         first = any_of(len(self.networks), generator)
         with isolated(random_state):
             for readouts, blind in self._readouts(
-                modality, given, mdata, indices, batch_size, n_samples, "latent", transform_batch, first
+                modality, given, mdata, indices, batch_size, "latent", transform_batch, first
             ):
                 drawn = readouts.drawn_counts(n_samples, generator)
                 parts.append([v.masked_fill(blind[:, None], torch.nan) for v in summary(drawn, level)])
@@ -128,6 +130,7 @@ class Predictions:
         """
         from sparse import GCXS
 
+        n_samples = _checks.whole_number("n_samples", n_samples)
         mdata = self._validate_anndata(mdata)
         fields = self.registry_["field_registries"]
         if modality is not None and modality not in self.modalities:
@@ -142,13 +145,13 @@ class Predictions:
         for m, name in names.items():
             cells = mdata.obs_names.get_indexer(mdata.mod[name].obs_names)
             cells = cells[asked[cells]]
-            generator = torch.Generator().manual_seed(int(random_state))
+            generator = torch.Generator().manual_seed(checked_seed(random_state))
             first = any_of(len(self.networks), generator)
             parts = [np.zeros((0, self.summary_stats[f"n_{m}"], n_samples), np.float32)]
             size = given_or(batch_size, self._cells_per_pass(m, n_samples))
             with isolated(random_state):
                 for readouts, blind in (
-                    self._readouts(m, given, mdata, cells, size, n_samples, first=first) if len(cells) else ()
+                    self._readouts(m, given, mdata, cells, size, first=first) if len(cells) else ()
                 ):
                     drawn = readouts.drawn_counts(n_samples, generator).masked_fill(blind[:, None], torch.nan)
                     parts.append(drawn.movedim(0, -1).cpu().numpy())
@@ -165,9 +168,7 @@ class Predictions:
 
 def given_or(batch_size: int | None, otherwise: int) -> int:
     """Return the cells per pass that were asked for, or others."""
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    return batch_size or otherwise
+    return otherwise if batch_size is None else _checks.whole_number("batch_size", batch_size)
 
 
 def check_level(level: float, name: str, n_samples: int) -> None:

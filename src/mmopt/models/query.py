@@ -9,7 +9,6 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 from scvi.data import AnnDataManager
-from scvi.model._utils import parse_device_args
 from torch import Tensor
 
 from mmopt import _checks
@@ -17,6 +16,7 @@ from mmopt._compat import override_pull_on_update
 from mmopt._logging import logger
 from mmopt.models import starting, statistics
 from mmopt.models.data import MosaicLoader
+from mmopt.models.devices import find_device
 from mmopt.models.module import TriModule, freeze
 from mmopt.models.mosaic import read_mosaic
 from mmopt.models.stored import blocks
@@ -95,8 +95,7 @@ class Queries:
         for network in model.networks:
             _brighten(network, manager)
         model.is_trained_ = True
-        *_, device = parse_device_args(accelerator=accelerator, devices="auto", return_device="torch")
-        model.to_device(device)
+        model.to_device(find_device(accelerator))
         return model
 
     @classmethod

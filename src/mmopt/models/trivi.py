@@ -215,10 +215,7 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
             fields = source["field_registries"]
             modalities = {m: fields[m]["state_registry"]["modality"] for m in MODALITIES if m in fields}
         _check_has_some(mdata, modalities)
-        if mdata.is_view or any(adata.is_view for adata in mdata.mod.values()):
-            raise ValueError(
-                "mdata is a view and cannot be written to; make it your own: `mdata = mdata.copy()`"
-            )
+        _checks.refuse_view(mdata)
         if source is None and "prot" in modalities:
             _, batches = batch_codes(mdata, batch_key, modalities)
             names = list(map(str, mdata.mod[modalities["prot"]].var_names))
@@ -235,6 +232,10 @@ class TriVI(Registered, Files, Queries, Fitting, Answers, Predictions, VAEMixin,
     def _validate_anndata(self, adata: MuData | None = None, copy_if_view: bool = True) -> MuData:
         if adata is None and self._adata is None:
             raise ValueError("the model was loaded and has no data yet; pass `mdata`")
+        if isinstance(adata, str):
+            raise TypeError(
+                f"a MuData is needed, not {adata!r}; where modalities can be chosen, name them with `given=` or `modality=`"
+            )
         if adata is not None and adata is not self._adata:
             fields = self.registry_["field_registries"]
             _check_has_some(adata, {m: fields[m]["state_registry"]["modality"] for m in self.modalities})

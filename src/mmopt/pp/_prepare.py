@@ -1,6 +1,5 @@
 """Check a MuData and mark the features worth modelling."""
 
-import operator
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -98,15 +97,17 @@ def prepare(
     """
     modalities = _checks.find_modalities(mdata, rna, atac, prot)
     _checks.report_unused(mdata, modalities, rna=rna, atac=atac, prot=prot)
-    n_top_genes, n_top_peaks = _count("n_top_genes", n_top_genes), _count("n_top_peaks", n_top_peaks)
-    min_cells = _count("min_cells", min_cells)
+    n_top = {
+        role: None if number is None else _checks.whole_number(name, number)
+        for role, name, number in (("rna", "n_top_genes", n_top_genes), ("atac", "n_top_peaks", n_top_peaks))
+    }
+    min_cells = _checks.whole_number("min_cells", min_cells)
     if mdata.is_view and not copy:
-        raise ValueError("mdata is a view, which cannot be written to: pass `mdata.copy()` or `copy=True`")
+        _checks.refuse_view(mdata)
     _checks.check_obs(mdata, modalities)
     codes, _ = batch_codes(mdata, batch_key, modalities)
     kept = _kept(mdata, modalities, keep)
 
-    n_top = {"rna": n_top_genes, "atac": n_top_peaks}
     results = {}
     for role, name in modalities.items():
         adata = mdata.mod[name]
@@ -153,20 +154,6 @@ def _counts_and_marks(
         chosen[seen] = RANKING[role](counts[:, seen], n_top, batch)
     in_memory = _checks.in_memory(_checks.located(adata, name, layer)[0])
     return (counts, halved, chosen) if in_memory else (None, False, chosen)
-
-
-def _count(argument: str, number: float | None) -> int | None:
-    """Return a number of at least 1, as an integer, or ``None``."""
-    if number is None:
-        return None
-    try:
-        # 1e3 is how many write a thousand
-        whole = operator.index(int(number) if isinstance(number, float) and number.is_integer() else number)
-    except TypeError as error:
-        raise TypeError(f"{argument}={number!r}: a whole number is needed") from error
-    if whole < 1:
-        raise ValueError(f"{argument}={number}: at least 1 is needed")
-    return whole
 
 
 def _kept(mdata: MuData, modalities: Mapping[str, str], keep: Iterable[str]) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
+from mmopt._checks import check_mudata
 from mmopt._compat import versions
 from mmopt.models import TriVI
 from mmopt.tl._arguments import check_arguments
@@ -114,7 +115,8 @@ def integrate(
     >>> model = mm.tl.integrate(mdata, batch_key="donor")
     >>> sc.pp.neighbors(mdata, use_rep="X_mmopt")
     """
-    _keys.refuse_slot_of_others(_keys.fit_slot(key_added), _keys.fit_slot())
+    check_mudata(mdata)
+    _check_key(mdata, key_added)
     check_arguments(integrate, train_kwargs, model_kwargs)
     TriVI.setup_mudata(
         mdata,
@@ -177,3 +179,23 @@ def integrate(
         "versions": versions(),
     }
     return model
+
+
+def _check_key(mdata: MuData, key_added: str) -> None:
+    """Refuse a key under which there is something that no fit has written."""
+    if not isinstance(key_added, str) or not _keys.fit_slot(key_added):
+        raise ValueError(f"key_added={key_added!r}: a name is needed, such as 'X_mmopt_2'")
+    slot = _keys.fit_slot(key_added)
+    _keys.refuse_slot_of_others(slot, _keys.fit_slot())
+    if key_added in mdata.mod:
+        raise ValueError(
+            f"key_added={key_added!r} would overwrite mdata.obsm[{key_added!r}], which says which cells this modality has; "
+            f"take another name, such as 'X_{key_added}'"
+        )
+    there = mdata.uns.get(slot)
+    a_fit = isinstance(there, Mapping) and {"history", "steps"} <= there.keys()
+    if there is not None and not a_fit and slot != _keys.fit_slot():
+        raise ValueError(
+            f"key_added={key_added!r} would overwrite mdata.uns[{slot!r}], which is no fit; take another name, such as "
+            f"'{_keys.EMBEDDING}_{slot}'"
+        )
