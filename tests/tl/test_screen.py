@@ -97,6 +97,12 @@ def test_what_has_a_mode_of_its_own_is_asked_for_once(mdata):
     ]
 
 
+def test_a_dict_is_one_perturbation(mdata):
+    asked = {"GATA1": "overexpress", "SPI1": "2x"}
+    table = mm.tl.screen(mdata, asked, n_members=3, n_cells=20, progress_bar=False)
+    assert list(table["perturbation"].cat.categories) == ["GATA1+SPI1_overexpress"]
+
+
 def test_a_clamped_gene_is_no_effect_to_be_sure_of(mdata):
     table = mm.tl.screen(mdata, ["GATA1", "SPI1"], n_members=5, progress_bar=False)
     rna = table[(table["modality"] == "rna").to_numpy()]

@@ -17,11 +17,9 @@ from mmopt._threads import sensible_threads
 from mmopt.models import fusion
 from mmopt.models.predictions import DRAWS, Interval, check_level, given_or, summary, warn_blind
 from mmopt.models.readout import Readout, Readouts, any_of
+from mmopt.models.trained import check_model
 
 NO_NOISE = torch.zeros(1)  # given where the posterior mean is asked for, so that no random number is drawn
-UNTRAINED = (
-    "the model is not trained: call `model.train()`, or `mm.tl.integrate(mdata)`, which makes and trains one"
-)
 
 
 class Answers:
@@ -30,7 +28,7 @@ class Answers:
     def _batches(
         self, mdata: MuData | None, indices: Sequence[int] | None, batch_size: int | None
     ) -> Iterator[dict]:
-        self._check_if_trained(warn=False, message=UNTRAINED)
+        check_model(self)
         mdata = self._validate_anndata(mdata)
         batch_size = given_or(batch_size, 512)
         with sensible_threads(batch_size * self._n_values):
@@ -321,6 +319,6 @@ class Answers:
         return {name: v.sum() / n_measured[name.removeprefix("nll_")] for name, v in of_cells.items()}
 
     def _repeatable(self, ask: Any, random_state: int, *args, **kwargs) -> Any:
-        self._check_if_trained(warn=False, message=UNTRAINED)
+        check_model(self)
         with isolated(random_state):
             return ask(*args, **kwargs)

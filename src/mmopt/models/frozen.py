@@ -14,6 +14,7 @@ from torch.func import functional_call
 from mmopt._cells import digest
 from mmopt._keys import MODALITIES
 from mmopt._threads import sensible_threads
+from mmopt.models.trained import check_model
 from mmopt.models.trivi import TriVI
 
 Loss = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -92,12 +93,13 @@ def frozen_loss(
 
 
 def check_order(mdata: MuData, model: TriVI) -> None:
-    """Refuse anything but data and a model, in this order."""
+    """Refuse anything but data and a trained model, in this order."""
     if not (isinstance(mdata, MuData) and isinstance(model, TriVI)):
         raise TypeError(
             f"a MuData and a trained TriVI are needed, in this order: `(mdata, model)`, not {type(mdata).__name__} and "
             f"{type(model).__name__}"
         )
+    check_model(model)
 
 
 def draw_cells(model: TriVI, mdata: MuData, n_cells: int, random_state: int) -> tuple[np.ndarray, int]:

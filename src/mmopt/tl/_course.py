@@ -9,6 +9,7 @@ from mudata import MuData
 
 from mmopt._checks import check_mudata, listed, obs_column
 from mmopt._keys import EMBEDDING
+from mmopt.models.trained import check_model
 from mmopt.tl._profiles import stored_embedding
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def read_course(
     """
     # no role is asked for: an embedding will do, whatever the modalities are called
     check_mudata(mdata)
+    check_model(model)
     column = obs_column(mdata, time_key)
     times = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=float, copy=True)
     known = np.isfinite(times)

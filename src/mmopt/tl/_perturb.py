@@ -15,6 +15,7 @@ from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._threads import sensible_threads
 from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
+from mmopt.models.trained import check_model
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import doubts
@@ -168,6 +169,7 @@ def perturb(
         and not (isinstance(n_steps, int | np.integer) and n_steps > 0)
     ):
         raise ValueError(f"n_steps must be a positive integer, 'steady' or None, got {n_steps!r}")
+    check_model(model)
     check_interval(interval, cells)
     check_method(method, n_steps, interval)
     if copy:

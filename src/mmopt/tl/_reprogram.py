@@ -21,6 +21,7 @@ from mmopt.grn.search import (
     best_by_markers,
     search,
 )
+from mmopt.models.trained import check_model
 from mmopt.tl._interventions import Intervention, build
 from mmopt.tl._journey import End, Place, allowed_ways, journey, place
 from mmopt.tl._reference import shift_cells
@@ -158,6 +159,7 @@ def reprogram(
     >>> mdata.uns["reprogram"]["pareto"]
     """
     _keys.refuse_slot_of_others(key_added, _keys.REPROGRAM)
+    check_model(model)
     _check_numbers(max_factors, n_null, n_starts, n_evaluations, beam, penalty, identity)
     modes = [modes] if isinstance(modes, str) else list(modes)
     stage = set_stage(mdata, regulons=regulons, groupby=None, seed=random_state)

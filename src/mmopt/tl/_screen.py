@@ -28,7 +28,7 @@ from mmopt.tl._scene import Stage, members_of, set_stage
 @sensible_threads(0)
 def screen(
     mdata: MuData,
-    features: str | Sequence = "regulators",
+    features: str | Sequence | Mapping[str, object] = "regulators",
     *,
     mode: str | Sequence[str] = "knockout",
     level: float | None = None,
@@ -58,7 +58,7 @@ def screen(
         Data with the network of :func:`mmopt.tl.regulons`.
     features
         ``"regulators"``, or a list of what :func:`mmopt.tl.perturb` takes; a list within it is one perturbation of
-        several features.
+        several features, and so is a dict, within it or alone.
     mode, level
         As in :func:`mmopt.tl.perturb`; several modes ask for each of what has none of its own.
     order
@@ -210,7 +210,12 @@ def screen(
 
 
 def _jobs(
-    mdata: MuData, stage: Stage, features: str | Sequence, modes: list[str], level: float | None, order: int
+    mdata: MuData,
+    stage: Stage,
+    features: str | Sequence | Mapping[str, object],
+    modes: list[str],
+    level: float | None,
+    order: int,
 ) -> list[list[Intervention]]:
     if isinstance(features, str):
         if features != "regulators":
@@ -223,7 +228,7 @@ def _jobs(
         if any(m != "block" for m in modes):
             entries = [e for e in entries if not e.startswith(f"{stage.features.modalities.get('prot')}:")]
     else:
-        entries = list(features)
+        entries = [features] if isinstance(features, Mapping) else list(features)
     read = partial(parse, features=stage.features, mdata=mdata)
     jobs = [read(e, mode, level) for e in entries for mode in (modes[:1] if _says_mode(e) else modes)]
     if order == 2:

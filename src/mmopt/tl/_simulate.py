@@ -13,6 +13,7 @@ from mmopt._checks import find_modalities, obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._progress import progress
 from mmopt._random import derived
+from mmopt.models.trained import check_model
 from mmopt.tl._arms import Arms, Question, reader_of, run_flows, run_member
 from mmopt.tl._evidence import doubts
 from mmopt.tl._interventions import refuse_unsound
@@ -150,6 +151,7 @@ def simulate(
     >>> mdata.uns["simulate"]["fate"]
     """
     _keys.refuse_slot_of_others(key_added, _keys.SIMULATE)
+    check_model(model)
     if n_cells < 20 or n_times < 2:
         raise ValueError(f"n_cells must be at least 20 and n_times at least 2, got {n_cells=}, {n_times=}")
     if copy:
