@@ -168,6 +168,22 @@ def test_the_model_is_the_same(on_disk, make_model, train, tmp_path):
     np.testing.assert_array_equal(again.get_latent_representation(), on_disk[1].obsm["X_mmopt"])
 
 
+def test_a_zarr_store_is_read_as_a_file_is(on_disk, make_model, train, tmp_path):
+    """mudata reads a store into memory; the matrices in it can be put in the place of those that were read."""
+    zarr = pytest.importorskip("zarr")
+    from anndata.io import sparse_dataset
+
+    on_disk[0].write_zarr(tmp_path / "mosaic.zarr")
+    mdata, store = mudata.read_zarr(tmp_path / "mosaic.zarr"), zarr.open(tmp_path / "mosaic.zarr", mode="r")
+    for m, adata in mdata.mod.items():
+        x = store["mod"][m]["X"]
+        adata.X = x if m == "prot" else sparse_dataset(x)  # protein is dense there
+    models = [train(make_model(data), 2) for data in (on_disk[1], mdata)]
+    counts = read_mosaic(models[1].adata_manager).counts
+    assert all(isinstance(x, stored.StoredRows) for x in counts.values())
+    np.testing.assert_array_equal(*(model.get_latent_representation() for model in models))
+
+
 def test_a_file_without_x_and_a_comparison_on_disk(make_mosaic, tmp_path):
     import mmopt as mm
 

@@ -1,3 +1,4 @@
+import json
 import random
 
 import mudata
@@ -95,6 +96,27 @@ def test_key_added_names_every_slot(toy):
     assert {"other_weight_rna", "other_weight_atac"} <= set(toy.obs)
     assert set(toy.uns) - before >= {"other"}
     assert toy.uns["other"]["params"]["modalities"] == {"rna": "rna", "atac": "atac"}
+
+
+def test_params_say_what_decides_a_fit(toy, tmp_path):
+    panels = {str(donor): list(toy["prot"].var_names) for donor in toy.obs["donor"].unique()}
+    arguments = {"max_epochs": 1, "early_stopping": False, "use_highly_variable": False}
+    short(
+        toy,
+        **arguments,
+        n_networks=1,
+        batch_key="donor",
+        protein_panels=panels,
+        model_kwargs={"n_hidden": 16, "atac_rank": None},
+        held_out=[5, 2],
+    )
+    with override_pull_on_update():
+        toy.write_h5mu(tmp_path / "fit.h5mu")
+        params = mudata.read_h5mu(tmp_path / "fit.h5mu").uns["mmopt"]["params"]
+    assert {k: params[k] for k in arguments} == arguments
+    assert json.loads(params["protein_panels"]) == panels
+    assert (params["model_n_hidden"], params["model_atac_rank"]) == (16, "")
+    assert sorted(params["held_out"]) == [2, 5]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Integration: from a MuData to a trained model and its embedding."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from mudata import MuData
 
@@ -100,7 +102,7 @@ def integrate(
     ``mdata.obs["mmopt_weight_<modality>"]``
         Share of the modality in the precision of the cell's posterior; 0 where absent, the shares sum to 1.
     ``mdata.uns["mmopt"]``
-        ``params``, ``history`` (per epoch; training and held-out, per modality), ``steps`` (loss and learning
+        ``params`` (arguments that were ``None`` as ``""``, panels as JSON), ``history`` (per epoch; training and held-out, per modality), ``steps`` (loss and learning
         rate per step, warm-up included) and ``versions``. Of several networks one below the other, with a column ``network``;
         ``n_epochs`` in ``params`` is that of the network that was trained longest.
 
@@ -158,20 +160,27 @@ def integrate(
         "n_features": {m: len(fields[m]["state_registry"]["features"]) for m in model.modalities},
         "layer": layer or "",
         "batch_key": batch_key or "",
+        "use_highly_variable": _plain(use_highly_variable),
+        "protein_panels": _plain(model.registry["setup_args"]["protein_panels"]),
         "n_latent": n_latent,
         "n_networks": n_networks,
         "optimizer": optimizer if isinstance(optimizer, str) else getattr(optimizer, "__name__", "custom"),
         "lr": lr,
+        **{f"optimizer_{k}": _plain(v) for k, v in model.optimizer_settings_.items()},
+        **{f"model_{k}": _plain(v) for k, v in (model_kwargs or {}).items()},
         **{
-            f"optimizer_{k}": list(v) if isinstance(v, tuple) else v
-            for k, v in model.optimizer_settings_.items()
+            k: _plain(train_kwargs[k]) for k in ("train_size", "early_stopping_patience") if k in train_kwargs
         },
         "batch_size": batch_size,
+        "max_epochs": _plain(max_epochs),
+        "early_stopping": early_stopping,
         "n_epochs": 1 + int(model.history["train_loss"].index.max()),
         "n_train": len(model.train_indices),
         "n_validation": len(model.validation_indices),
         "random_state": random_state,
     }
+    if train_kwargs.get("held_out") is not None:
+        params["held_out"] = np.asarray(model.validation_indices)
     mdata.uns[_keys.fit_slot(key_added)] = {
         "params": params,
         "history": pd.concat(model.history.values(), axis=1).reset_index(),
@@ -179,6 +188,13 @@ def integrate(
         "versions": versions(),
     }
     return model
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as a file holds it: nothing as ``""``, a mapping, whose keys may be any text, as JSON."""
+    if isinstance(value, Mapping):
+        return json.dumps(value, default=list)
+    return "" if value is None else list(value) if isinstance(value, tuple) else value
 
 
 def _check_key(mdata: MuData, key_added: str) -> None:
