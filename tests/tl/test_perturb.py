@@ -302,6 +302,26 @@ def test_what_is_not_expressed_cannot_be_knocked_out(regulated):
     assert run(silent, "GFI1", mode="overexpress", allow_extrapolation=True, on_missing="zero")
 
 
+def test_where_a_gene_is_not_expressed_is_said(mdata):
+    types = mdata.obs["cell_type"]
+    silent = types.value_counts().index[0]
+    counts = mdata["rna"].X.toarray()
+    counts[(types == silent).to_numpy(), mdata["rna"].var_names.get_loc("GATA1")] = 0
+    mdata["rna"].X = counts
+    said = rf"GATA1 is hardly expressed in .*'{silent}'.* knockout does there is read off neighbouring cells"
+    with pytest.warns(UserWarning, match=said):
+        mm.tl.perturb(mdata, ["SPI1", "GATA1"], groupby="cell_type", n_null=5)
+    few = types.value_counts().index[-1]
+    result = mdata.uns["perturb"]["SPI1+GATA1_knockout"]
+    # five of its eleven cells have a count: ten would be too much to ask of it
+    assert not any(r.startswith("GATA1 is hardly") and few in r for r in result["warnings"])
+    detected = result["groups"].set_index("group")["detected"]
+    assert detected[silent] == 0
+    assert detected["all"] == pytest.approx((counts[:, mdata["rna"].var_names.get_loc("GATA1")] > 0).mean())
+    raised = run(mdata, "GATA1", mode="overexpress", groupby="cell_type")["warnings"]
+    assert not any("expressed in" in remark for remark in raised)
+
+
 def test_what_was_left_out_of_the_network_is_told(regulated):
     mdata, prior = regulated
     marked = mdata.copy()

@@ -14,14 +14,15 @@ from mmopt import _keys
 from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._threads import sensible_threads
-from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
+from mmopt.grn.effects import Perturbation, against_null, summarise
 from mmopt.models.trained import check_model
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import doubts
-from mmopt.tl._interventions import build, label, parse, refuse_unsound
-from mmopt.tl._matched import matched_p, rms_of_effects
-from mmopt.tl._reference import Shift, shift_cells, some_cells
+from mmopt.tl._interventions import build, label, parse, refuse_unsound, where_silent
+from mmopt.tl._matched import matched_p
+from mmopt.tl._perturb_tables import effect_table, group_table
+from mmopt.tl._reference import shift_cells, some_cells
 from mmopt.tl._scene import ALL, Stage, members_of, set_stage
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def perturb(
         ``null95`` (size that one feature in twenty of those networks exceeds), ``padj`` (Benjamini–Hochberg over the features
         of a group), ``direct`` (set by the intervention, not inferred through the network: also the protein of a clamped gene,
         at the level that goes with the gene's over the cells).
-        ``groups``: table ``group, n_cells, shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often the
+        ``groups``: table ``group, n_cells, detected`` (share of its cells in which the feature was counted, the least of
+        several), ``shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often the
         same done to other regulators of like expression has as large effects, by some of the members),
         ``clip_fraction, ood_fraction, perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
         effects with the model's difference of decodes). ``params`` (with ``interval``), ``warnings``, ``versions``. For
@@ -186,7 +188,11 @@ def perturb(
     if method == TWIN:
         stage = with_past(stage, course, members, random_state)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
-    detected = stage.profiles.detected([i.column for i in interventions], stage.member)
+    columns = [i.column for i in interventions]
+    detected = stage.profiles.detected(columns, stage.member)
+    in_groups = stage.profiles.detected_in(
+        columns, [np.isin(np.arange(mdata.n_obs), rows) for rows in stage.groups.values()]
+    )
     remarks = (
         lost
         + stage.remarks
@@ -200,6 +206,7 @@ def perturb(
             allow_extrapolation=allow_extrapolation,
             on_missing=on_missing,
         )
+        + where_silent(interventions, list(stage.groups), in_groups)
     )
     key = _keys.perturbation_key(key_added or label(interventions))
     make = partial(_on_scene, interventions, stage, n_steps)
@@ -230,7 +237,7 @@ def perturb(
     score = None if pseudotime is None else shift.along(pseudotime[moved])
     with sensible_threads(0):
         matched = matched_p(stage, interventions, clamp, rng)
-    groups = _group_table(stage, clamp, summary["delta"], clipped, matched, shift, whole, score)
+    groups = group_table(stage, clamp, in_groups, summary["delta"], clipped, matched, shift, whole, score)
     for column, limit in (
         ("clip_fraction", "what was observed"),
         ("ood_fraction", "99 % of the unperturbed cells"),
@@ -244,7 +251,7 @@ def perturb(
         warnings.warn(f"{key}: {remark}", stacklevel=2)
 
     found = {
-        "effects": _effect_table(stage, summary, p, band, list(clamp.clamps)),
+        "effects": effect_table(stage, summary, p, band, list(clamp.clamps)),
         "groups": groups,
         "params": {
             "perturbation": [i.name for i in interventions],
@@ -295,69 +302,6 @@ def _shuffled(stage: Stage, rng: np.random.Generator) -> Stage:
     network = stage.scene.network
     other = replace(network, target=stage.scene.shuffled(rng)[network.target])
     return replace(stage, scene=replace(stage.scene, network=other))
-
-
-def _effect_table(
-    stage: Stage, summary: dict, p: np.ndarray, band: np.ndarray, direct: list[int]
-) -> pd.DataFrame:
-    table, names = stage.features.table, list(stage.groups)
-    n, n_groups = len(table), len(names)
-    adjusted = np.stack([benjamini_hochberg(row) for row in p])
-    return pd.DataFrame(
-        {
-            "modality": pd.Categorical(np.tile(table["modality"].to_numpy(), n_groups)),
-            "feature": np.tile(table["feature"].to_numpy(), n_groups),
-            "group": pd.Categorical(np.repeat(names, n), categories=names),
-            **{name: values.ravel() for name, values in summary.items()},
-            "null_p": p.ravel(),
-            "null95": band.ravel(),
-            "padj": adjusted.ravel(),
-            "direct": np.tile(np.isin(np.arange(n), direct), n_groups),
-        }
-    )
-
-
-def _group_table(
-    stage: Stage,
-    clamp: Perturbation,
-    delta: np.ndarray,
-    clipped: np.ndarray,
-    matched: np.ndarray,
-    shift: Shift,
-    whole: np.ndarray,
-    score: np.ndarray | None,
-) -> pd.DataFrame:
-    inside = [np.isin(shift.rows, whole if g == ALL else rows) for g, rows in stage.groups.items()]
-    outside = shift.outside()
-    rna = stage.features.blocks["rna"]
-    norm = rms_of_effects(delta, rna, clamp)
-    agreement = np.full(len(inside), np.nan)
-    if shift.decoded:
-        decoded = np.hstack(
-            [
-                shift.decoded.get(r, np.full((len(inside), b.stop - b.start), np.nan))
-                for r, b in stage.features.blocks.items()
-            ]
-        )
-        known = np.isfinite(decoded).all(0)
-        known[list(clamp.clamps)] = False
-        size = np.linalg.norm(delta[:, known], axis=1) * np.linalg.norm(decoded[:, known], axis=1)
-        agreement = (delta[:, known] * decoded[:, known]).sum(1) / np.where(size > 0, size, np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a group of cells that do not move has no direction
-        scores = [np.nan if score is None else float(np.nanmean(score[i])) for i in inside]
-    return pd.DataFrame(
-        {
-            "group": list(stage.groups),
-            "n_cells": [len(rows) for rows in stage.groups.values()],
-            "shift_norm": norm,
-            "matched_p": matched,
-            "clip_fraction": clipped,
-            "ood_fraction": [float(outside[i].mean()) for i in inside],
-            "perturbation_score": scores,
-            "agreement": agreement,
-        }
-    )
 
 
 def _pseudotime(mdata: MuData, key: str | None) -> np.ndarray | None:
