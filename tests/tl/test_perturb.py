@@ -62,7 +62,8 @@ def test_what_is_written(mdata):
     assert groups["n_cells"].iloc[0] == mdata.n_obs == groups["n_cells"].iloc[1:].sum()
     assert len(effects) == len(names) * sum(a.n_vars for a in mdata.mod.values())
     free = effects[~effects["direct"].to_numpy()]
-    assert free.drop(columns=["modality", "feature", "group"]).notna().all(axis=None)
+    assert free.drop(columns=["modality", "feature", "group", "decoded"]).notna().all(axis=None)
+    assert free["decoded"].isna().all()  # without a model
     assert ((free["q05"] <= free["delta"]) & (free["delta"] <= free["q95"])).all()
     assert free["null_p"].between(0, 1, inclusive="right").all()
     assert (free["padj"] >= free["null_p"] - 1e-12).all()
@@ -123,6 +124,13 @@ def test_doses_are_in_order_and_doubles_hold_both(mdata):
     double = of_all(run(mdata, {"GATA1": 0.0, "SPI1": "1.5x"}))
     assert set(double.index[double["direct"]]) == {"GATA1", "SPI1"}
     assert double.loc["GATA1", "delta"] < 0 < double.loc["SPI1", "delta"]
+    alone = [of_all(run(mdata, {gene: value}))["delta"] for gene, value in (("GATA1", 0.0), ("SPI1", "1.5x"))]
+    free = double[~double["direct"]]
+    np.testing.assert_allclose(
+        free["epistasis"], (double["delta"] - alone[0] - alone[1])[free.index], atol=1e-9
+    )
+    assert (free["epistasis_q05"] <= free["epistasis_q95"]).all() and free["epistasis"].abs().max() > 0.01
+    assert double.loc[["GATA1", "SPI1"], "epistasis"].isna().all()
     fixed = of_all(run(mdata, "GATA1", mode="set", level=0.0))
     np.testing.assert_allclose(fixed["delta"], whole, atol=1e-6)
     steady = of_all(run(mdata, "GATA1", n_steps="steady"))["delta"]
@@ -363,6 +371,14 @@ def test_with_a_model_cells_move_in_its_embedding(fitted):
     assert np.median(shift) > 0
     assert np.median(np.linalg.norm(mdata.obsm["X_mmopt_nothing"] - before, axis=1)) < np.median(shift)
     assert result["groups"]["agreement"].between(-1, 1).all()
+    mine = result["effects"].query("group == 'all' and not direct and decoded == decoded")
+    cosine = (
+        (mine["delta"] * mine["decoded"]).sum()
+        / np.linalg.norm(mine["delta"])
+        / np.linalg.norm(mine["decoded"])
+    )
+    assert result["groups"].loc[0, "agreement"] == pytest.approx(cosine)
+    assert set(mine["modality"]) == set(mdata.mod)
     assert result["groups"].set_index("group").loc["all", "agreement"] > 0
 
 

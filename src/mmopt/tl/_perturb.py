@@ -14,14 +14,14 @@ from mmopt import _keys
 from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._threads import sensible_threads
-from mmopt.grn.effects import Perturbation, against_null, summarise
+from mmopt.grn.effects import Perturbation, against_null, epistasis, summarise
 from mmopt.models.trained import check_model
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import doubts
 from mmopt.tl._interventions import build, label, parse, refuse_unsound, where_silent
 from mmopt.tl._matched import matched_p
-from mmopt.tl._perturb_tables import effect_table, group_table
+from mmopt.tl._perturb_tables import decoded_effects, effect_table, group_table
 from mmopt.tl._reference import shift_cells, some_cells
 from mmopt.tl._scene import ALL, Stage, members_of, set_stage
 
@@ -121,7 +121,10 @@ def perturb(
         when the same is done in networks with shuffled targets),
         ``null95`` (size that one feature in twenty of those networks exceeds), ``padj`` (Benjamini–Hochberg over the features
         of a group), ``direct`` (set by the intervention, not inferred through the network: also the protein of a clamped gene,
-        at the level that goes with the gene's over the cells).
+        at the level that goes with the gene's over the cells), ``decoded`` (the model's own answer to the cells moved by the network,
+        decoded after less decoded before: as ``delta``, but of the model's features, and the clamped ones are in the totals; NaN
+        without a model), and for two features ``epistasis`` (``delta`` less those of the two alone) with
+        ``epistasis_q05, epistasis_q95`` (over the members alone: nothing of what no ensemble knows is in it).
         ``groups``: table ``group, n_cells, detected`` (share of its cells in which the feature was counted, the least of
         several), ``shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often the
         same done to other regulators of like expression has as large effects, by some of the members),
@@ -156,7 +159,8 @@ def perturb(
     evidence that the regulator acts. ``matched_p`` and the intervals speak of that. A conformal interval holds the measured
     effect on a feature, of a perturbation that is
     exchangeable with the calibrating ones and has as many cells, with 90 % probability or more. That is an average over
-    features and perturbations: on the features that change it can hold less. For doubles the interaction comes from saturation alone: it is no evidence of genetic interaction.
+    features and perturbations: on the features that change it can hold less. For doubles ``epistasis`` comes from saturation alone: it is
+    no evidence of genetic interaction.
 
     Examples
     --------
@@ -216,6 +220,11 @@ def perturb(
     with sensible_threads(0):
         draws, clipped = stage.scene.draws(clamp)
         null = stage.scene.null(clamp, n_null, rng)
+        together = {}
+        if len(interventions) == 2:
+            singles = [_on_scene([one], stage, n_steps, stage.scene) for one in interventions]
+            effects = draws, *(stage.scene.draws(single)[0] for single in singles)
+            together = epistasis(*(e * claimed(e, method) for e in effects), list(clamp.clamps))
     spread = stage.spread
     summary = summarise(draws, spread, list(clamp.clamps), claimed(draws, method))
     extra: dict[str, Any] = {}
@@ -237,7 +246,10 @@ def perturb(
     score = None if pseudotime is None else shift.along(pseudotime[moved])
     with sensible_threads(0):
         matched = matched_p(stage, interventions, clamp, rng)
-    groups = group_table(stage, clamp, in_groups, summary["delta"], clipped, matched, shift, whole, score)
+    decoded = decoded_effects(stage, shift)
+    groups = group_table(
+        stage, clamp, in_groups, summary["delta"], decoded, clipped, matched, shift, whole, score
+    )
     for column, limit in (
         ("clip_fraction", "what was observed"),
         ("ood_fraction", "99 % of the unperturbed cells"),
@@ -251,7 +263,9 @@ def perturb(
         warnings.warn(f"{key}: {remark}", stacklevel=2)
 
     found = {
-        "effects": effect_table(stage, summary, p, band, list(clamp.clamps)),
+        "effects": effect_table(
+            stage, summary, p, band, list(clamp.clamps), {"decoded": decoded, **together}
+        ),
         "groups": groups,
         "params": {
             "perturbation": [i.name for i in interventions],

@@ -13,7 +13,12 @@ from mmopt.tl._scene import ALL, Stage
 
 
 def effect_table(
-    stage: Stage, summary: dict, p: np.ndarray, band: np.ndarray, direct: list[int]
+    stage: Stage,
+    summary: dict,
+    p: np.ndarray,
+    band: np.ndarray,
+    direct: list[int],
+    beside: Mapping[str, np.ndarray],
 ) -> pd.DataFrame:
     table, names = stage.features.table, list(stage.groups)
     n, n_groups = len(table), len(names)
@@ -28,8 +33,18 @@ def effect_table(
             "null95": band.ravel(),
             "padj": adjusted.ravel(),
             "direct": np.tile(np.isin(np.arange(n), direct), n_groups),
+            **{name: values.ravel() for name, values in beside.items()},
         }
     )
+
+
+def decoded_effects(stage: Stage, shift: Shift) -> np.ndarray:
+    """Effects by the difference of two decodes, ``(n_groups, n_features)``; NaN where the model has none."""
+    parts = [
+        shift.decoded.get(role, np.full((len(stage.groups), block.stop - block.start), np.nan))
+        for role, block in stage.features.blocks.items()
+    ]
+    return np.hstack(parts)
 
 
 def group_table(
@@ -37,6 +52,7 @@ def group_table(
     clamp: Perturbation,
     detected: Mapping[int, list[tuple[int, int]]],
     delta: np.ndarray,
+    decoded: np.ndarray,
     clipped: np.ndarray,
     matched: np.ndarray,
     shift: Shift,
@@ -47,18 +63,10 @@ def group_table(
     outside = shift.outside()
     rna = stage.features.blocks["rna"]
     norm = rms_of_effects(delta, rna, clamp)
-    agreement = np.full(len(inside), np.nan)
-    if shift.decoded:
-        decoded = np.hstack(
-            [
-                shift.decoded.get(r, np.full((len(inside), b.stop - b.start), np.nan))
-                for r, b in stage.features.blocks.items()
-            ]
-        )
-        known = np.isfinite(decoded).all(0)
-        known[list(clamp.clamps)] = False
-        size = np.linalg.norm(delta[:, known], axis=1) * np.linalg.norm(decoded[:, known], axis=1)
-        agreement = (delta[:, known] * decoded[:, known]).sum(1) / np.where(size > 0, size, np.nan)
+    known = np.isfinite(decoded).all(0)
+    known[list(clamp.clamps)] = False
+    size = np.linalg.norm(delta[:, known], axis=1) * np.linalg.norm(decoded[:, known], axis=1)
+    agreement = (delta[:, known] * decoded[:, known]).sum(1) / np.where(size > 0, size, np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a group of cells that do not move has no direction
         scores = [np.nan if score is None else float(np.nanmean(score[i])) for i in inside]
