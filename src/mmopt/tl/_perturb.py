@@ -7,11 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._threads import sensible_threads
 from mmopt.grn.effects import Perturbation, against_null, epistasis, summarise
@@ -23,12 +21,12 @@ from mmopt.tl._interventions import build, label, parse, refuse_unsound, where_s
 from mmopt.tl._matched import matched_p
 from mmopt.tl._perturb_tables import decoded_effects, effect_table, group_table
 from mmopt.tl._reference import shift_cells, some_cells
+from mmopt.tl._reference_flow import reference_flow
 from mmopt.tl._scene import ALL, Stage, members_of, set_stage
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
 
-_PSEUDOTIME = "dpt_pseudotime"
 _MUCH = 0.1
 
 
@@ -47,6 +45,7 @@ def perturb(
     regulons: str = _keys.REGULONS,
     twin: str = _keys.TWIN,
     pseudotime_key: str | None = None,
+    flow: str | None = None,
     interval: str = "ensemble",
     perturbation_key: str = "perturbation",
     control: str | None = None,
@@ -89,8 +88,11 @@ def perturb(
         Networks with shuffled targets.
     regulons, twin
         Slots of the network and of the twin.
-    pseudotime_key
-        Column to say whether cells are moved forwards or backwards; ``dpt_pseudotime`` where there is one.
+    pseudotime_key, flow
+        What says whether cells are moved forwards or backwards: a column that rises on their way; or as ``flow`` the
+        velocity of the ``"twin"``, each cell at its own time, or one in ``mdata.obsm`` beside its embedding,
+        ``"velocity_umap"`` beside ``"X_umap"``. Default: ``dpt_pseudotime`` where there is one, else with
+        ``method="twin"`` the twin.
     interval
         ``"conformal"`` calibrates the limits on the perturbed cells in the data (split conformal over perturbations): at
         least 9 in the mode of the one asked for, which is left out itself. Effects are then those in the control cells,
@@ -121,14 +123,15 @@ def perturb(
         when the same is done in networks with shuffled targets),
         ``null95`` (size that one feature in twenty of those networks exceeds), ``padj`` (Benjamini–Hochberg over the features
         of a group), ``direct`` (set by the intervention, not inferred through the network: also the protein of a clamped gene,
-        at the level that goes with the gene's over the cells), ``decoded`` (the model's own answer to the cells moved by the network,
-        decoded after less decoded before: as ``delta``, but of the model's features, and the clamped ones are in the totals; NaN
-        without a model), and for two features ``epistasis`` (``delta`` less those of the two alone) with
+        at the level that goes with the gene's over the cells), ``decoded`` (the cells moved
+        by the network, decoded by the model after and before: as ``delta``, but of the model's features, with the clamped ones
+        in the totals; NaN without a model), and for two features ``epistasis`` (``delta`` less those of the two alone) with
         ``epistasis_q05, epistasis_q95`` (over the members alone: nothing of what no ensemble knows is in it).
         ``groups``: table ``group, n_cells, detected`` (share of its cells in which the feature was counted, the least of
         several), ``shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often the
         same done to other regulators of like expression has as large effects, by some of the members),
-        ``clip_fraction, ood_fraction, perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
+        ``clip_fraction, ood_fraction, perturbation_score`` (mean cosine of the cells' moves with the
+        direction in which their neighbours are ahead, by pseudotime or along the velocity), ``agreement`` (cosine of the network's
         effects with the model's difference of decodes). ``params`` (with ``interval``), ``warnings``, ``versions``. For
         conformal intervals also ``n_calibration``, ``coverage`` and ``coverage_changed`` in ``params``;
         ``calibration``: ``perturbation, n_cells, coverage`` (of its measured features by the interval calibrated on the
@@ -140,7 +143,7 @@ def perturb(
     ``mdata.obsm["X_mmopt_GATA1_knockout"]``, ``mdata.obsm["X_mmopt_GATA1_knockout_null"]``
         Where the model puts each cell afterwards, and where it would with shuffled targets; only with ``model``.
     ``mdata.obs["perturb_score_GATA1_knockout"]``
-        The cosine of each cell; only where there is a pseudotime.
+        The cosine of each cell; only where there is a pseudotime or a velocity.
 
     Raises
     ------
@@ -159,8 +162,8 @@ def perturb(
     evidence that the regulator acts. ``matched_p`` and the intervals speak of that. A conformal interval holds the measured
     effect on a feature, of a perturbation that is
     exchangeable with the calibrating ones and has as many cells, with 90 % probability or more. That is an average over
-    features and perturbations: on the features that change it can hold less. For doubles ``epistasis`` comes from saturation alone: it is
-    no evidence of genetic interaction.
+    features and perturbations: on the features that change it can hold less. For doubles
+    ``epistasis`` comes from saturation alone: it is no evidence of genetic interaction.
 
     Examples
     --------
@@ -191,6 +194,7 @@ def perturb(
     )
     if method == TWIN:
         stage = with_past(stage, course, members, random_state)
+    reference, ahead = reference_flow(mdata, pseudotime_key, flow, method, twin)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
     columns = [i.column for i in interventions]
     detected = stage.profiles.detected(columns, stage.member)
@@ -237,13 +241,12 @@ def perturb(
         remarks += remark
     blocks = list(stage.features.blocks.values())
     p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))
-    pseudotime = _pseudotime(mdata, pseudotime_key)
     # without a model or a direction only the share of the cells that leave the data is wanted
     moved = whole = stage.groups[ALL]
-    if model is None and pseudotime is None:
+    if model is None and ahead is None:
         moved, whole = some_cells(stage, random_state)
     shift = shift_cells(mdata, stage, make, model, random_state, moved)
-    score = None if pseudotime is None else shift.along(pseudotime[moved])
+    score = None if ahead is None else shift.along(ahead)
     with sensible_threads(0):
         matched = matched_p(stage, interventions, clamp, rng)
     decoded = decoded_effects(stage, shift)
@@ -282,6 +285,7 @@ def perturb(
             "regulons": regulons,
             "modalities": dict(stage.features.modalities),
             "model": model is not None,
+            "flow": reference,
             "random_state": random_state,
         },
         **extra,
@@ -316,14 +320,3 @@ def _shuffled(stage: Stage, rng: np.random.Generator) -> Stage:
     network = stage.scene.network
     other = replace(network, target=stage.scene.shuffled(rng)[network.target])
     return replace(stage, scene=replace(stage.scene, network=other))
-
-
-def _pseudotime(mdata: MuData, key: str | None) -> np.ndarray | None:
-    if (
-        key is None
-        and _PSEUDOTIME not in mdata.obs
-        and not any(_PSEUDOTIME in a.obs for a in mdata.mod.values())
-    ):
-        return None
-    values = pd.to_numeric(obs_column(mdata, key or _PSEUDOTIME), errors="coerce").to_numpy(dtype=float)
-    return np.where(np.isfinite(values), values, np.nan)
