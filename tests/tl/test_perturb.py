@@ -219,6 +219,8 @@ def test_results_survive_a_file(mdata, tmp_path):
 
 REFUSED = [
     (("GATA11",), {}, KeyError, r"no feature 'GATA11'.*nearest: 'GATA1'"),
+    (("GATA1+SPI1",), {}, KeyError, r"several together, give a list: \['GATA1', 'SPI1'\]"),
+    (("GATA1+SPI11",), {}, KeyError, "no feature 'GATA1\\+SPI11' in .*nearest"),
     ((7,), {}, TypeError, "a feature, a list or a dict"),
     (([["GATA1"], ["SPI1"]],), {}, TypeError, r"mm\.tl\.screen"),
     (([],), {}, ValueError, "at least one feature"),
@@ -282,6 +284,17 @@ def test_refusals_that_need_other_data(mdata):
     named.obs["type"] = "all"
     with pytest.raises(ValueError, match="a group is called 'all'"):
         mm.tl.perturb(named, "GATA1", groupby="type")
+
+
+def test_a_modality_that_the_network_lacks_is_named(regulated):
+    mdata, prior = regulated[0].copy(), regulated[1]
+    mm.tl.regulons(mdata, prior=prior, atac=False, n_boot=5)
+    peak = mdata["atac"].var_names[0]
+    with pytest.raises(
+        ValueError,
+        match=r"knows no atac modality, only 'rna', 'prot'; call `mm\.tl\.regulons\(mdata, atac=\.\.\.\)`",
+    ):
+        mm.tl.perturb(mdata, f"atac:{peak}", mode="block")
 
 
 def test_a_name_in_two_modalities_must_be_told_apart(regulated):
@@ -353,6 +366,14 @@ def test_cells_pushed_out_of_what_was_seen_are_reported(mdata):
     result = mdata.uns["perturb"]["GATA1_knockout"]
     assert (result["groups"]["ood_fraction"] > 0.1).any()
     assert any("lie beyond" in w for w in result["warnings"])
+
+
+def test_changes_beyond_what_was_seen_are_reported(mdata):
+    members = mdata.uns["regulons"]["members"]
+    members["weights"] = 20 * members["weights"]
+    with pytest.warns(UserWarning, match=r"\d+% of the changes of all lie beyond what was observed"):
+        mm.tl.perturb(mdata, "GATA1", mode="overexpress", n_null=5)
+    assert mdata.uns["perturb"]["GATA1_overexpress"]["groups"].loc[0, "clip_fraction"] > 0.1
 
 
 def test_with_a_model_cells_move_in_its_embedding(fitted):
