@@ -45,12 +45,22 @@ def test_the_twin_is_the_reference_along_a_past(mdata):
     mdata.obsm["velocity_pca"] = np.mean(
         [m.flow.velocity(course.states, course.times[course.point]) for m in members], axis=0
     )
-    of_twin, mean, name = perturb(mdata, method="twin")
+    of_twin, mean, name = perturb(mdata, method="twin", flow="twin")
     assert name == "twin" and np.isfinite(mean)
     stored, *_ = perturb(mdata, method="twin", flow="velocity_pca")
     np.testing.assert_allclose(of_twin, stored)
     network, _, name = perturb(mdata, flow="twin")
     assert name == "twin" and not np.allclose(network, of_twin, equal_nan=True)
+
+
+def test_with_a_twin_and_a_model_cells_have_a_score(fitted):
+    source, model = fitted
+    mdata = source.copy()
+    mm.tl.regulons(mdata, prior=mdata.uns["truth"]["edges"][["source", "target", "sign"]], n_boot=5)
+    mm.tl.twin(mdata, time_key="time", n_steps=20, progress_bar=False)
+    scores, mean, name = perturb(mdata, method="twin", model=model)
+    assert name == "twin"
+    assert np.isfinite(scores).mean() > 0.5 and -1 <= mean <= 1
 
 
 def test_references_that_are_none_are_refused(mdata):

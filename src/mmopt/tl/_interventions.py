@@ -190,8 +190,8 @@ def where_silent(
         silent = [group for group, (n, of) in counted if hardly_counted(n, of) and n < _OF_FEW * of]
         if silent and one.mode in ("knockout", "knockdown", "block"):
             remarks.append(
-                f"{one.name} is hardly expressed in {listed(silent)} (`detected`, in the table of groups): what a {one.mode} does there "
-                "is read off neighbouring cells, if anything"
+                f"{one.name} is hardly expressed in {listed(silent)} (`detected`, in the table of groups): what a {one.mode} "
+                "does there is read off neighbouring cells, if anything"
             )
     return remarks
 

@@ -91,8 +91,8 @@ def perturb(
     pseudotime_key, flow
         What says whether cells are moved forwards or backwards: a column that rises on their way; or as ``flow`` the
         velocity of the ``"twin"``, each cell at its own time, or one in ``mdata.obsm`` beside its embedding,
-        ``"velocity_umap"`` beside ``"X_umap"``. Default: ``dpt_pseudotime`` where there is one, else with
-        ``method="twin"`` the twin.
+        ``"velocity_umap"`` beside ``"X_umap"``. Default: ``dpt_pseudotime`` where there is one, else the
+        twin with ``method="twin"`` and a model.
     interval
         ``"conformal"`` calibrates the limits on the perturbed cells in the data (split conformal over perturbations): at
         least 9 in the mode of the one asked for, which is left out itself. Effects are then those in the control cells,
@@ -194,7 +194,9 @@ def perturb(
     )
     if method == TWIN:
         stage = with_past(stage, course, members, random_state)
-    reference, ahead = reference_flow(mdata, pseudotime_key, flow, method, twin)
+    # without a model only few cells are moved where there are many, and no reference is worth more
+    usual = TWIN if method == TWIN and model is not None else None
+    reference, ahead = reference_flow(mdata, pseudotime_key, flow, twin, usual)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
     columns = [i.column for i in interventions]
     detected = stage.profiles.detected(columns, stage.member)
@@ -227,8 +229,9 @@ def perturb(
         together = {}
         if len(interventions) == 2:
             singles = [_on_scene([one], stage, n_steps, stage.scene) for one in interventions]
-            effects = draws, *(stage.scene.draws(single)[0] for single in singles)
-            together = epistasis(*(e * claimed(e, method) for e in effects), list(clamp.clamps))
+            effects = [draws, *(stage.scene.draws(single)[0] for single in singles)]
+            both, first, second = (e * claimed(e, method) for e in effects)
+            together = epistasis(both, first, second, list(clamp.clamps))
     spread = stage.spread
     summary = summarise(draws, spread, list(clamp.clamps), claimed(draws, method))
     extra: dict[str, Any] = {}

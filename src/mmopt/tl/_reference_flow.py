@@ -19,9 +19,11 @@ Ahead: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def reference_flow(
-    mdata: MuData, pseudotime_key: str | None, flow: str | None, method: str, twin: str
+    mdata: MuData, pseudotime_key: str | None, flow: str | None, twin: str, usual: str | None = None
 ) -> tuple[str, Ahead | None]:
     """Name of the reference and how far ahead of a cell it puts others; nothing where there is no reference.
+
+    ``usual``: the ``flow`` where none is asked for and there is no pseudotime.
 
     Raises
     ------
@@ -35,9 +37,10 @@ def reference_flow(
         values = pd.to_numeric(obs_column(mdata, key), errors="coerce").to_numpy(dtype=float)
         values = np.where(np.isfinite(values), values, np.nan)
         return key, lambda cells, near: values[near] - values[cells][:, None]
-    if flow is None and method != TWIN:
+    flow = flow or usual
+    if flow is None:
         return "", None
-    if flow in (None, TWIN):
+    if flow == TWIN:
         course, members = restore(mdata, twin)
         states, velocity = course.states, np.full(course.states.shape, np.nan)
         timed = np.flatnonzero(course.point >= 0)
@@ -45,7 +48,7 @@ def reference_flow(
         velocity[timed] = np.mean([m.flow.velocity(states[timed], times) for m in members], axis=0)
     else:
         states, velocity = _stored(mdata, flow)
-    return flow or TWIN, lambda cells, near: np.einsum(
+    return flow, lambda cells, near: np.einsum(
         "nkd,nd->nk", states[near] - states[cells][:, None], velocity[cells]
     )
 

@@ -224,6 +224,7 @@ def _jobs(
     level: float | None,
     order: int,
 ) -> list[list[Intervention]]:
+    entries: list[Any]
     if isinstance(features, str):
         if features != "regulators":
             raise ValueError(f"features must be 'regulators' or a list, got {features!r}")
