@@ -41,6 +41,17 @@ def test_arrays_hold_everything(flow):
     np.testing.assert_array_equal(again.run(start, TIMES), flow.run(start, TIMES))
 
 
+def test_the_velocity_is_where_a_cell_is_going_and_how_fast(flow):
+    start = states()[1]
+    ran = flow.run(start, np.array([1.0, 1.01]))
+    np.testing.assert_allclose(flow.velocity(start, np.ones(len(start))), (ran[1] - ran[0]) / 0.01, atol=0.05)
+    # each cell has a time of its own
+    times = np.where(np.arange(len(start)) < 50, 1.0, 2.0)
+    mixed = flow.velocity(start, times)
+    np.testing.assert_allclose(mixed[:50], flow.velocity(start, np.ones(len(start)))[:50], rtol=1e-5)
+    assert not np.allclose(mixed[50:], flow.velocity(start, np.ones(len(start)))[50:], rtol=1e-3)
+
+
 def test_far_from_the_data_nothing_explodes(flow):
     path = flow.run(np.full((3, 2), 500.0), TIMES, stochastic=True)
     assert np.isfinite(path).all()

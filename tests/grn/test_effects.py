@@ -6,7 +6,15 @@ from scipy import stats
 from scipy.stats import false_discovery_control
 
 from mmopt._response import Form
-from mmopt.grn.effects import Perturbation, Scene, against_null, benjamini_hochberg, summarise, tail_p
+from mmopt.grn.effects import (
+    Perturbation,
+    Scene,
+    against_null,
+    benjamini_hochberg,
+    epistasis,
+    summarise,
+    tail_p,
+)
 from mmopt.grn.network import Network
 from mmopt.grn.propagation import Cells, Readout
 
@@ -67,6 +75,18 @@ def test_summary_widens_the_ensemble_and_is_zero_where_nothing_moves():
     np.testing.assert_allclose(out["q95"] - out["delta"], out["delta"] - out["q05"])
     still = summarise(np.zeros((4, 1, 2)), np.ones(2))
     assert not still["sd"].any()
+
+
+def test_what_two_do_beyond_their_sum_has_the_quantiles_of_the_members():
+    rng = np.random.default_rng(0)
+    one, two, beyond = (rng.standard_normal((11, 2, 4)) for _ in range(3))
+    found = epistasis(one + two + beyond, one, two, exclude=[1])
+    assert np.isnan(found["epistasis"][:, 1]).all()
+    free = [0, 2, 3]
+    np.testing.assert_allclose(found["epistasis"][:, free], beyond.mean(0)[:, free])
+    assert ((found["epistasis_q05"] < found["epistasis_q95"]) | (np.arange(4) == 1)).all()
+    sums = epistasis(one + two, one, two)
+    np.testing.assert_allclose([sums["epistasis_q05"], sums["epistasis_q95"]], 0, atol=1e-12)
 
 
 def test_what_is_taken_back_is_not_excluded():

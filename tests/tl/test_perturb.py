@@ -62,7 +62,8 @@ def test_what_is_written(mdata):
     assert groups["n_cells"].iloc[0] == mdata.n_obs == groups["n_cells"].iloc[1:].sum()
     assert len(effects) == len(names) * sum(a.n_vars for a in mdata.mod.values())
     free = effects[~effects["direct"].to_numpy()]
-    assert free.drop(columns=["modality", "feature", "group"]).notna().all(axis=None)
+    assert free.drop(columns=["modality", "feature", "group", "decoded"]).notna().all(axis=None)
+    assert free["decoded"].isna().all()  # without a model
     assert ((free["q05"] <= free["delta"]) & (free["delta"] <= free["q95"])).all()
     assert free["null_p"].between(0, 1, inclusive="right").all()
     assert (free["padj"] >= free["null_p"] - 1e-12).all()
@@ -123,6 +124,13 @@ def test_doses_are_in_order_and_doubles_hold_both(mdata):
     double = of_all(run(mdata, {"GATA1": 0.0, "SPI1": "1.5x"}))
     assert set(double.index[double["direct"]]) == {"GATA1", "SPI1"}
     assert double.loc["GATA1", "delta"] < 0 < double.loc["SPI1", "delta"]
+    alone = [of_all(run(mdata, {gene: value}))["delta"] for gene, value in (("GATA1", 0.0), ("SPI1", "1.5x"))]
+    free = double[~double["direct"]]
+    np.testing.assert_allclose(
+        free["epistasis"], (double["delta"] - alone[0] - alone[1])[free.index], atol=1e-9
+    )
+    assert (free["epistasis_q05"] <= free["epistasis_q95"]).all() and free["epistasis"].abs().max() > 0.01
+    assert double.loc[["GATA1", "SPI1"], "epistasis"].isna().all()
     fixed = of_all(run(mdata, "GATA1", mode="set", level=0.0))
     np.testing.assert_allclose(fixed["delta"], whole, atol=1e-6)
     steady = of_all(run(mdata, "GATA1", n_steps="steady"))["delta"]
@@ -211,6 +219,8 @@ def test_results_survive_a_file(mdata, tmp_path):
 
 REFUSED = [
     (("GATA11",), {}, KeyError, r"no feature 'GATA11'.*nearest: 'GATA1'"),
+    (("GATA1+SPI1",), {}, KeyError, r"several together, give a list: \['GATA1', 'SPI1'\]"),
+    (("GATA1+SPI11",), {}, KeyError, "no feature 'GATA1\\+SPI11' in .*nearest"),
     ((7,), {}, TypeError, "a feature, a list or a dict"),
     (([["GATA1"], ["SPI1"]],), {}, TypeError, r"mm\.tl\.screen"),
     (([],), {}, ValueError, "at least one feature"),
@@ -276,6 +286,17 @@ def test_refusals_that_need_other_data(mdata):
         mm.tl.perturb(named, "GATA1", groupby="type")
 
 
+def test_a_modality_that_the_network_lacks_is_named(regulated):
+    mdata, prior = regulated[0].copy(), regulated[1]
+    mm.tl.regulons(mdata, prior=prior, atac=False, n_boot=5)
+    peak = mdata["atac"].var_names[0]
+    with pytest.raises(
+        ValueError,
+        match=r"knows no atac modality, only 'rna', 'prot'; call `mm\.tl\.regulons\(mdata, atac=\.\.\.\)`",
+    ):
+        mm.tl.perturb(mdata, f"atac:{peak}", mode="block")
+
+
 def test_a_name_in_two_modalities_must_be_told_apart(regulated):
     mdata, prior = regulated
     both = mdata.copy()
@@ -300,6 +321,26 @@ def test_what_is_not_expressed_cannot_be_knocked_out(regulated):
     with pytest.raises(ValueError, match="never seen; `allow_extrapolation=True`"):
         mm.tl.perturb(silent, "GFI1", mode="overexpress")
     assert run(silent, "GFI1", mode="overexpress", allow_extrapolation=True, on_missing="zero")
+
+
+def test_where_a_gene_is_not_expressed_is_said(mdata):
+    types = mdata.obs["cell_type"]
+    silent = types.value_counts().index[0]
+    counts = mdata["rna"].X.toarray()
+    counts[(types == silent).to_numpy(), mdata["rna"].var_names.get_loc("GATA1")] = 0
+    mdata["rna"].X = counts
+    said = rf"GATA1 is hardly expressed in .*'{silent}'.* knockout does there is read off neighbouring cells"
+    with pytest.warns(UserWarning, match=said):
+        mm.tl.perturb(mdata, ["SPI1", "GATA1"], groupby="cell_type", n_null=5)
+    few = types.value_counts().index[-1]
+    result = mdata.uns["perturb"]["SPI1+GATA1_knockout"]
+    # five of its eleven cells have a count: ten would be too much to ask of it
+    assert not any(r.startswith("GATA1 is hardly") and few in r for r in result["warnings"])
+    detected = result["groups"].set_index("group")["detected"]
+    assert detected[silent] == 0
+    assert detected["all"] == pytest.approx((counts[:, mdata["rna"].var_names.get_loc("GATA1")] > 0).mean())
+    raised = run(mdata, "GATA1", mode="overexpress", groupby="cell_type")["warnings"]
+    assert not any("expressed in" in remark for remark in raised)
 
 
 def test_what_was_left_out_of_the_network_is_told(regulated):
@@ -327,6 +368,14 @@ def test_cells_pushed_out_of_what_was_seen_are_reported(mdata):
     assert any("lie beyond" in w for w in result["warnings"])
 
 
+def test_changes_beyond_what_was_seen_are_reported(mdata):
+    members = mdata.uns["regulons"]["members"]
+    members["weights"] = 20 * members["weights"]
+    with pytest.warns(UserWarning, match=r"\d+% of the changes of all lie beyond what was observed"):
+        mm.tl.perturb(mdata, "GATA1", mode="overexpress", n_null=5)
+    assert mdata.uns["perturb"]["GATA1_overexpress"]["groups"].loc[0, "clip_fraction"] > 0.1
+
+
 def test_with_a_model_cells_move_in_its_embedding(fitted):
     source, model = fitted
     mdata = source.copy()
@@ -343,6 +392,14 @@ def test_with_a_model_cells_move_in_its_embedding(fitted):
     assert np.median(shift) > 0
     assert np.median(np.linalg.norm(mdata.obsm["X_mmopt_nothing"] - before, axis=1)) < np.median(shift)
     assert result["groups"]["agreement"].between(-1, 1).all()
+    mine = result["effects"].query("group == 'all' and not direct and decoded == decoded")
+    cosine = (
+        (mine["delta"] * mine["decoded"]).sum()
+        / np.linalg.norm(mine["delta"])
+        / np.linalg.norm(mine["decoded"])
+    )
+    assert result["groups"].loc[0, "agreement"] == pytest.approx(cosine)
+    assert set(mine["modality"]) == set(mdata.mod)
     assert result["groups"].set_index("group").loc["all", "agreement"] > 0
 
 

@@ -60,6 +60,17 @@ def test_what_the_tables_hold(done):
     assert slot["groups"][0] == "erythrocyte"
 
 
+def test_regret_is_logged(mdata, caplog):
+    caplog.set_level("INFO", logger="mmopt")
+    quick = QUICK | {"max_factors": 1, "optimizers": ["adam"]}
+    mm.tl.reprogram(mdata, "monocyte", "erythrocyte", groupby="cell_type", **quick)
+    searches = mdata.uns["reprogram"]["search"]
+    said = next(r.getMessage() for r in caplog.records if "regret" in r.msg)
+    assert "all sets were tried" in said and "not all" not in said
+    for row in searches.itertuples():
+        assert f"{row.method}: {row.regret:.3f}" in said
+
+
 def test_regret_stands_beside_every_search_and_none_beats_trying_all(done):
     slot = done[0].uns["reprogram"]
     table = slot["search"].set_index("method")

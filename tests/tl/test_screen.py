@@ -97,6 +97,28 @@ def test_what_has_a_mode_of_its_own_is_asked_for_once(mdata):
     ]
 
 
+def test_regulators_are_compared_with_others_of_the_screen(mdata):
+    regulators = sorted(set(mdata.uns["regulons"]["edges"]["source"]))[:7]
+    mode = ("knockout", "overexpress")
+    mm.tl.screen(
+        mdata, [*regulators, ["GATA1", "SPI1"]], mode=mode, n_members=3, n_cells=20, progress_bar=False
+    )
+    ranking = mdata.uns["screen"]["ranking"]
+    kind = ranking["perturbation"].where(ranking["perturbation"].str.contains("+", regex=False), "single")
+    kind = np.where(kind == "single", ranking["perturbation"].str.rpartition("_")[2], "pair")
+    for name, of_kind in ranking.groupby(kind):
+        if name == "pair":
+            assert of_kind[["matched_p", "matched_padj"]].isna().all(axis=None)
+        else:  # all the others stand beside each: the largest first
+            expected = np.arange(1, len(of_kind) + 1) / len(of_kind)
+            np.testing.assert_allclose(of_kind["matched_p"], expected)
+    known = ranking.dropna(subset="matched_p")
+    assert set(kind) == {"pair", *mode}
+    assert (known["matched_padj"] >= known["matched_p"]).all() and known["matched_padj"].notna().all()
+    mm.tl.screen(mdata, ["GATA1", "SPI1"], n_members=3, n_cells=20, progress_bar=False)
+    assert mdata.uns["screen"]["ranking"]["matched_p"].isna().all()
+
+
 def test_a_dict_is_one_perturbation(mdata):
     asked = {"GATA1": "overexpress", "SPI1": "2x"}
     table = mm.tl.screen(mdata, asked, n_members=3, n_cells=20, progress_bar=False)

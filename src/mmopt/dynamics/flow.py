@@ -93,9 +93,7 @@ class Flow:
             return float(np.clip((t - knots[i]) / width, _EDGE, 1 - _EDGE)), float(width)
 
         def drift(x: torch.Tensor, t: float) -> torch.Tensor:
-            velocity, noise = self.field(x, torch.full((len(x),), t))
-            speed = velocity.norm(dim=1, keepdim=True).clamp_min(1e-9)
-            velocity = velocity * (self.fastest / speed).clamp_max(1.0)
+            velocity, noise = self._bounded(x, torch.full((len(x),), t))
             noise = noise.clamp(-_MOST_NOISE, _MOST_NOISE)
             if not stochastic:
                 return velocity
@@ -115,6 +113,19 @@ class Flow:
             else:
                 path = rk4(drift, state, clock)
         return torch.stack(path).double().numpy() * self.scale + self.centre
+
+    def velocity(self, states: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Velocity of cells at ``states`` ``(n, d)``, each at its own time ``(n,)``, per unit of time of the data."""
+        span = self.times[-1] - self.times[0]
+        state = torch.as_tensor((states - self.centre) / self.scale, dtype=torch.float32)
+        clock = torch.as_tensor((times - self.times[0]) / span, dtype=torch.float32)
+        with torch.no_grad(), sensible_threads(state.numel()):
+            return self._bounded(state, clock)[0].double().numpy() * (self.scale / span)
+
+    def _bounded(self, state: torch.Tensor, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        velocity, noise = self.field(state, time)
+        speed = velocity.norm(dim=1, keepdim=True).clamp_min(1e-9)
+        return velocity * (self.fastest / speed).clamp_max(1.0), noise
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything that :meth:`from_arrays` needs, as arrays without pickles."""

@@ -164,6 +164,31 @@ def summarise(
     return {"delta": delta, "sd": sd, "q05": delta - reach, "q95": delta + reach, "prob_up": up}
 
 
+def epistasis(
+    both: np.ndarray, first: np.ndarray, second: np.ndarray, exclude: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
+    """Take from the effects of two interventions together those of each alone, ``(n_groups, n_features)``.
+
+    Parameters
+    ----------
+    both, first, second
+        Effects under the same members, ``(n_members, n_groups, n_features)``.
+    exclude
+        Columns that the interventions set themselves; they get NaN.
+
+    Returns
+    -------
+    dict
+        ``epistasis, epistasis_q05, epistasis_q95``: mean and quantiles over the members.
+    """
+    draws = both - first - second
+    found = {"epistasis": draws.mean(0)}
+    found |= {f"epistasis_q{q:02d}": np.quantile(draws, q / 100, axis=0) for q in (5, 95)}
+    for values in found.values():
+        values[:, list(exclude)] = np.nan
+    return found
+
+
 def against_null(
     delta: np.ndarray,
     null: np.ndarray,

@@ -96,6 +96,9 @@ class Features:
                 f"{name!r} is in modality {left_out[0]!r} but not in the network: it was not marked "
                 f"`var[{HIGHLY_VARIABLE!r}]` when `mm.tl.regulons` ran; mark it, or name it in its `regulators=`"
             )
+        parts = feature.split("+")
+        if len(parts) > 1 and all(any(p in self.names[r] for r in self.modalities) for p in parts):
+            raise KeyError(f"no feature {feature!r}; to perturb several together, give a list: {parts}")
         close = [f for role in roles for f in nearest(name, self.names[role], 3)]
         raise KeyError(
             f"no feature {name!r} in {listed(self.modalities[r] for r in roles)}; nearest: {listed(close) or 'none'}"

@@ -19,6 +19,8 @@ KNOCKDOWN_SHARE = 0.5
 OVEREXPRESS_FACTOR = 2.0
 # a gene counted in fewer cells, or a smaller share of them, is not expressed
 _LEAST_CELLS, _LEAST_SHARE = 10, 0.01
+# share of the cells of a small group in which a gene that is expressed there is counted
+_OF_FEW = 0.1
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def refuse_unsound(
     acting = set(network.regulators[np.unique(network.source)].tolist())
     for one in interventions:
         n, of = detected[one.column]
-        rare = n < max(_LEAST_CELLS, _LEAST_SHARE * of)
+        rare = hardly_counted(n, of)
         if rare and one.mode in ("knockout", "knockdown", "block"):
             raise ValueError(
                 f"{one.name!r} was counted in {n} of {of} cells: it is not expressed, so a {one.mode} has no effect to "
@@ -165,6 +167,32 @@ def refuse_unsound(
                     "direct effect only, or call `mm.tl.regulons` with a prior or `regulators=` that has it"
                 )
             remarks.append(f"{one.name} {reason}: its direct effect only")
+    return remarks
+
+
+def hardly_counted(n: int, of: int) -> bool:
+    """Whether what was counted in ``n`` of so many cells is not expressed in them."""
+    return n < max(_LEAST_CELLS, _LEAST_SHARE * of)
+
+
+def where_silent(
+    interventions: Sequence[Intervention],
+    groups: Sequence[str],
+    detected: Mapping[int, list[tuple[int, int]]],
+) -> list[str]:
+    """Say in which groups there is nothing to take away; ``detected`` as in :func:`refuse_unsound`, for each group.
+
+    Of a group of fewer than 100 cells a tenth is enough: it may have no ten cells to count a gene in.
+    """
+    remarks = []
+    for one in interventions:
+        counted = zip(groups, detected[one.column], strict=True)
+        silent = [group for group, (n, of) in counted if hardly_counted(n, of) and n < _OF_FEW * of]
+        if silent and one.mode in ("knockout", "knockdown", "block"):
+            remarks.append(
+                f"{one.name} is hardly expressed in {listed(silent)} (`detected`, in the table of groups): what a {one.mode} "
+                "does there is read off neighbouring cells, if anything"
+            )
     return remarks
 
 

@@ -13,7 +13,7 @@ from pandas.api.types import is_bool_dtype
 from mmopt._checks import listed, nearest, obs_column
 from mmopt.grn.propagation import Cells
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey
-from mmopt.tl._interventions import OVEREXPRESS_FACTOR
+from mmopt.tl._interventions import OVEREXPRESS_FACTOR, hardly_counted
 from mmopt.tl._scene import Stage, members_of
 
 WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
@@ -23,8 +23,6 @@ _CELLS, _SEEN = 60, 60
 _LEAST_SPREAD = 0.05
 # a smaller group is no place to end up in
 _LEAST_GROUP = 10
-# a gene counted in fewer cells, or a smaller share of them, is not expressed
-_LEAST_CELLS, _LEAST_SHARE = 10, 0.01
 
 End: TypeAlias = str | Sequence | np.ndarray | Mapping | pd.Series
 
@@ -203,9 +201,7 @@ def allowed_ways(
         name = stage.features.name(column)
         for mode in modes:
             n, of = (in_source if mode == "knockout" else in_all)[column]
-            if n < max(_LEAST_CELLS, _LEAST_SHARE * of) and not (
-                mode == "overexpress" and allow_extrapolation
-            ):
+            if hardly_counted(n, of) and not (mode == "overexpress" and allow_extrapolation):
                 where = "of the source" if mode == "knockout" else "in all"
                 why = (
                     "a knock-out has no effect to propagate"

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
-from mmopt.grn.effects import Perturbation
+from mmopt.grn.effects import Perturbation, benjamini_hochberg
+from mmopt.grn.matching import matched_among
 from mmopt.tl._interventions import Intervention, build
 from mmopt.tl._scene import Stage
 
@@ -19,6 +21,26 @@ def rms_of_effects(delta: np.ndarray, block: slice, clamp: Perturbation) -> np.n
     """Root mean square of the effects in the columns of one modality that were not clamped; ``(n_groups,)``."""
     free = np.setdiff1d(np.arange(block.start, block.stop), list(clamp.clamps))
     return np.sqrt((delta[:, free] ** 2).mean(1)) if len(free) else np.zeros(len(delta))
+
+
+def matched_in_screen(
+    stage: Stage, jobs: Sequence[Sequence[Intervention]], norms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``matched_p`` of every perturbation of a screen among the others, and adjusted for their number in each group.
+
+    Nothing is computed for it, so what was not asked for is not compared with; but nothing is drawn either.
+
+    Parameters
+    ----------
+    norms
+        ``(n_jobs, n_groups)`` sizes of the effects.
+    """
+    mean, regulators = stage.scene.cells.level.mean(0), stage.scene.network.regulators
+    alone = [len(job) == 1 and job[0].column in regulators for job in jobs]
+    expression = np.array([mean[job[0].column] if a else np.nan for job, a in zip(jobs, alone, strict=True)])
+    kinds = pd.factorize(pd.Index([(job[0].mode, job[0].level) for job in jobs], tupleize_cols=False))[0]
+    p = matched_among(norms, expression, kinds, 2 * _OTHERS)
+    return p, np.stack([benjamini_hochberg(of_group) for of_group in p.T], axis=1)
 
 
 def matched_p(

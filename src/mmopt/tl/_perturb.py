@@ -7,27 +7,26 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from mudata import MuData
 
 from mmopt import _keys
-from mmopt._checks import obs_column
 from mmopt._compat import own_copy, versions
 from mmopt._threads import sensible_threads
-from mmopt.grn.effects import Perturbation, against_null, benjamini_hochberg, summarise
+from mmopt.grn.effects import Perturbation, against_null, epistasis, summarise
 from mmopt.models.trained import check_model
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import doubts
-from mmopt.tl._interventions import build, label, parse, refuse_unsound
-from mmopt.tl._matched import matched_p, rms_of_effects
-from mmopt.tl._reference import Shift, shift_cells, some_cells
+from mmopt.tl._interventions import build, label, parse, refuse_unsound, where_silent
+from mmopt.tl._matched import matched_p
+from mmopt.tl._perturb_tables import decoded_effects, effect_table, group_table
+from mmopt.tl._reference import shift_cells, some_cells
+from mmopt.tl._reference_flow import reference_flow
 from mmopt.tl._scene import ALL, Stage, members_of, set_stage
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
 
-_PSEUDOTIME = "dpt_pseudotime"
 _MUCH = 0.1
 
 
@@ -46,6 +45,7 @@ def perturb(
     regulons: str = _keys.REGULONS,
     twin: str = _keys.TWIN,
     pseudotime_key: str | None = None,
+    flow: str | None = None,
     interval: str = "ensemble",
     perturbation_key: str = "perturbation",
     control: str | None = None,
@@ -88,8 +88,11 @@ def perturb(
         Networks with shuffled targets.
     regulons, twin
         Slots of the network and of the twin.
-    pseudotime_key
-        Column to say whether cells are moved forwards or backwards; ``dpt_pseudotime`` where there is one.
+    pseudotime_key, flow
+        What says whether cells are moved forwards or backwards: a column that rises on their way; or as ``flow`` the
+        velocity of the ``"twin"``, each cell at its own time, or one in ``mdata.obsm`` beside its embedding,
+        ``"velocity_umap"`` beside ``"X_umap"``. Default: ``dpt_pseudotime`` where there is one, else the
+        twin with ``method="twin"`` and a model.
     interval
         ``"conformal"`` calibrates the limits on the perturbed cells in the data (split conformal over perturbations): at
         least 9 in the mode of the one asked for, which is left out itself. Effects are then those in the control cells,
@@ -120,10 +123,15 @@ def perturb(
         when the same is done in networks with shuffled targets),
         ``null95`` (size that one feature in twenty of those networks exceeds), ``padj`` (Benjamini–Hochberg over the features
         of a group), ``direct`` (set by the intervention, not inferred through the network: also the protein of a clamped gene,
-        at the level that goes with the gene's over the cells).
-        ``groups``: table ``group, n_cells, shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often the
+        at the level that goes with the gene's over the cells), ``decoded`` (the cells moved
+        by the network, decoded by the model after and before: as ``delta``, but of the model's features, with the clamped ones
+        in the totals; NaN without a model), and for two features ``epistasis`` (``delta`` less those of the two alone) with
+        ``epistasis_q05, epistasis_q95`` (over the members alone: nothing of what no ensemble knows is in it).
+        ``groups``: table ``group, n_cells, detected`` (share of its cells in which the feature was counted, the least of
+        several), ``shift_norm`` (root mean square of the RNA effects), ``matched_p`` (how often the
         same done to other regulators of like expression has as large effects, by some of the members),
-        ``clip_fraction, ood_fraction, perturbation_score`` (cosine with the direction of rising pseudotime), ``agreement`` (cosine of the network's
+        ``clip_fraction, ood_fraction, perturbation_score`` (mean cosine of the cells' moves with the
+        direction in which their neighbours are ahead, by pseudotime or along the velocity), ``agreement`` (cosine of the network's
         effects with the model's difference of decodes). ``params`` (with ``interval``), ``warnings``, ``versions``. For
         conformal intervals also ``n_calibration``, ``coverage`` and ``coverage_changed`` in ``params``;
         ``calibration``: ``perturbation, n_cells, coverage`` (of its measured features by the interval calibrated on the
@@ -135,7 +143,7 @@ def perturb(
     ``mdata.obsm["X_mmopt_GATA1_knockout"]``, ``mdata.obsm["X_mmopt_GATA1_knockout_null"]``
         Where the model puts each cell afterwards, and where it would with shuffled targets; only with ``model``.
     ``mdata.obs["perturb_score_GATA1_knockout"]``
-        The cosine of each cell; only where there is a pseudotime.
+        The cosine of each cell; only where there is a pseudotime or a velocity.
 
     Raises
     ------
@@ -154,7 +162,8 @@ def perturb(
     evidence that the regulator acts. ``matched_p`` and the intervals speak of that. A conformal interval holds the measured
     effect on a feature, of a perturbation that is
     exchangeable with the calibrating ones and has as many cells, with 90 % probability or more. That is an average over
-    features and perturbations: on the features that change it can hold less. For doubles the interaction comes from saturation alone: it is no evidence of genetic interaction.
+    features and perturbations: on the features that change it can hold less. For doubles
+    ``epistasis`` comes from saturation alone: it is no evidence of genetic interaction.
 
     Examples
     --------
@@ -185,8 +194,15 @@ def perturb(
     )
     if method == TWIN:
         stage = with_past(stage, course, members, random_state)
+    # without a model only few cells are moved where there are many, and no reference is worth more
+    usual = TWIN if method == TWIN and model is not None else None
+    reference, ahead = reference_flow(mdata, pseudotime_key, flow, twin, usual)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
-    detected = stage.profiles.detected([i.column for i in interventions], stage.member)
+    columns = [i.column for i in interventions]
+    detected = stage.profiles.detected(columns, stage.member)
+    in_groups = stage.profiles.detected_in(
+        columns, [np.isin(np.arange(mdata.n_obs), rows) for rows in stage.groups.values()]
+    )
     remarks = (
         lost
         + stage.remarks
@@ -200,6 +216,7 @@ def perturb(
             allow_extrapolation=allow_extrapolation,
             on_missing=on_missing,
         )
+        + where_silent(interventions, list(stage.groups), in_groups)
     )
     key = _keys.perturbation_key(key_added or label(interventions))
     make = partial(_on_scene, interventions, stage, n_steps)
@@ -209,6 +226,12 @@ def perturb(
     with sensible_threads(0):
         draws, clipped = stage.scene.draws(clamp)
         null = stage.scene.null(clamp, n_null, rng)
+        together = {}
+        if len(interventions) == 2:
+            singles = [_on_scene([one], stage, n_steps, stage.scene) for one in interventions]
+            effects = [draws, *(stage.scene.draws(single)[0] for single in singles)]
+            both, first, second = (e * claimed(e, method) for e in effects)
+            together = epistasis(both, first, second, list(clamp.clamps))
     spread = stage.spread
     summary = summarise(draws, spread, list(clamp.clamps), claimed(draws, method))
     extra: dict[str, Any] = {}
@@ -221,16 +244,18 @@ def perturb(
         remarks += remark
     blocks = list(stage.features.blocks.values())
     p, band = against_null(draws.mean(0), null, spread, blocks, list(clamp.clamps))
-    pseudotime = _pseudotime(mdata, pseudotime_key)
     # without a model or a direction only the share of the cells that leave the data is wanted
     moved = whole = stage.groups[ALL]
-    if model is None and pseudotime is None:
+    if model is None and ahead is None:
         moved, whole = some_cells(stage, random_state)
     shift = shift_cells(mdata, stage, make, model, random_state, moved)
-    score = None if pseudotime is None else shift.along(pseudotime[moved])
+    score = None if ahead is None else shift.along(ahead)
     with sensible_threads(0):
         matched = matched_p(stage, interventions, clamp, rng)
-    groups = _group_table(stage, clamp, summary["delta"], clipped, matched, shift, whole, score)
+    decoded = decoded_effects(stage, shift)
+    groups = group_table(
+        stage, clamp, in_groups, summary["delta"], decoded, clipped, matched, shift, whole, score
+    )
     for column, limit in (
         ("clip_fraction", "what was observed"),
         ("ood_fraction", "99 % of the unperturbed cells"),
@@ -244,7 +269,9 @@ def perturb(
         warnings.warn(f"{key}: {remark}", stacklevel=2)
 
     found = {
-        "effects": _effect_table(stage, summary, p, band, list(clamp.clamps)),
+        "effects": effect_table(
+            stage, summary, p, band, list(clamp.clamps), {"decoded": decoded, **together}
+        ),
         "groups": groups,
         "params": {
             "perturbation": [i.name for i in interventions],
@@ -261,6 +288,7 @@ def perturb(
             "regulons": regulons,
             "modalities": dict(stage.features.modalities),
             "model": model is not None,
+            "flow": reference,
             "random_state": random_state,
         },
         **extra,
@@ -295,77 +323,3 @@ def _shuffled(stage: Stage, rng: np.random.Generator) -> Stage:
     network = stage.scene.network
     other = replace(network, target=stage.scene.shuffled(rng)[network.target])
     return replace(stage, scene=replace(stage.scene, network=other))
-
-
-def _effect_table(
-    stage: Stage, summary: dict, p: np.ndarray, band: np.ndarray, direct: list[int]
-) -> pd.DataFrame:
-    table, names = stage.features.table, list(stage.groups)
-    n, n_groups = len(table), len(names)
-    adjusted = np.stack([benjamini_hochberg(row) for row in p])
-    return pd.DataFrame(
-        {
-            "modality": pd.Categorical(np.tile(table["modality"].to_numpy(), n_groups)),
-            "feature": np.tile(table["feature"].to_numpy(), n_groups),
-            "group": pd.Categorical(np.repeat(names, n), categories=names),
-            **{name: values.ravel() for name, values in summary.items()},
-            "null_p": p.ravel(),
-            "null95": band.ravel(),
-            "padj": adjusted.ravel(),
-            "direct": np.tile(np.isin(np.arange(n), direct), n_groups),
-        }
-    )
-
-
-def _group_table(
-    stage: Stage,
-    clamp: Perturbation,
-    delta: np.ndarray,
-    clipped: np.ndarray,
-    matched: np.ndarray,
-    shift: Shift,
-    whole: np.ndarray,
-    score: np.ndarray | None,
-) -> pd.DataFrame:
-    inside = [np.isin(shift.rows, whole if g == ALL else rows) for g, rows in stage.groups.items()]
-    outside = shift.outside()
-    rna = stage.features.blocks["rna"]
-    norm = rms_of_effects(delta, rna, clamp)
-    agreement = np.full(len(inside), np.nan)
-    if shift.decoded:
-        decoded = np.hstack(
-            [
-                shift.decoded.get(r, np.full((len(inside), b.stop - b.start), np.nan))
-                for r, b in stage.features.blocks.items()
-            ]
-        )
-        known = np.isfinite(decoded).all(0)
-        known[list(clamp.clamps)] = False
-        size = np.linalg.norm(delta[:, known], axis=1) * np.linalg.norm(decoded[:, known], axis=1)
-        agreement = (delta[:, known] * decoded[:, known]).sum(1) / np.where(size > 0, size, np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a group of cells that do not move has no direction
-        scores = [np.nan if score is None else float(np.nanmean(score[i])) for i in inside]
-    return pd.DataFrame(
-        {
-            "group": list(stage.groups),
-            "n_cells": [len(rows) for rows in stage.groups.values()],
-            "shift_norm": norm,
-            "matched_p": matched,
-            "clip_fraction": clipped,
-            "ood_fraction": [float(outside[i].mean()) for i in inside],
-            "perturbation_score": scores,
-            "agreement": agreement,
-        }
-    )
-
-
-def _pseudotime(mdata: MuData, key: str | None) -> np.ndarray | None:
-    if (
-        key is None
-        and _PSEUDOTIME not in mdata.obs
-        and not any(_PSEUDOTIME in a.obs for a in mdata.mod.values())
-    ):
-        return None
-    values = pd.to_numeric(obs_column(mdata, key or _PSEUDOTIME), errors="coerce").to_numpy(dtype=float)
-    return np.where(np.isfinite(values), values, np.nan)

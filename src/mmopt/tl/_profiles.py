@@ -1,6 +1,6 @@
 """Pooled, normalised raw counts of the cells of a MuData, all modalities side by side."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,17 +58,25 @@ class Profiles:
 
     def detected(self, columns: Iterable[int], cells: np.ndarray) -> dict[int, tuple[int, int]]:
         """For each feature asked for: in how many of ``cells`` (boolean) it was counted, and how many of them were measured."""
+        return {column: found[0] for column, found in self.detected_in(columns, [cells]).items()}
+
+    def detected_in(
+        self, columns: Iterable[int], groups: Sequence[np.ndarray]
+    ) -> dict[int, list[tuple[int, int]]]:
+        """As :meth:`detected`, for each of several groups of cells (boolean)."""
         asked = np.unique(np.fromiter(columns, dtype=int))
-        found: dict[int, tuple[int, int]] = {}
+        found: dict[int, list[tuple[int, int]]] = {}
         for role, block in self.features.blocks.items():
             mine = asked[(asked >= block.start) & (asked < block.stop)]
             if not mine.size:
                 continue
-            here = cells[self.rows[role]]
             # all at once: a sparse matrix of rows is read whole for every column
-            values = self.counted.get(role, self.counts[role])[:, mine - block.start]
-            n = np.ravel((values[here] > 0).sum(0))
-            found |= {int(c): (int(k), int(here.sum())) for c, k in zip(mine, n, strict=True)}
+            counted = self.counted.get(role, self.counts[role])[:, mine - block.start] > 0
+            found |= {int(c): [] for c in mine}
+            for cells in groups:
+                here = cells[self.rows[role]]
+                for c, n in zip(mine, np.ravel(counted[here].sum(0)), strict=True):
+                    found[int(c)].append((int(n), int(here.sum())))
         return found
 
 

@@ -19,6 +19,7 @@ from mmopt._keys import COUNTS_LAYER
 from mmopt._random import derived
 from mmopt.grn.effects import Perturbation, Scene
 from mmopt.grn.pooling import SCALE, log_ratio, per_ten_thousand
+from mmopt.tl._reference_flow import Ahead
 from mmopt.tl._scene import ALL, Stage
 
 if TYPE_CHECKING:
@@ -58,13 +59,15 @@ class Shift:
         usual = np.quantile(index.kneighbors()[0][:, -1], _RADIUS)
         return index.kneighbors(self.after)[0][:, -1] > usual
 
-    def along(self, pseudotime: np.ndarray) -> np.ndarray:
-        """Cosine of each cell's shift with the direction in which pseudotime rises around it; NaN without either."""
+    def along(self, ahead: Ahead) -> np.ndarray:
+        """Cosine of each cell's shift with the direction in which its neighbours are ahead of it; NaN without either."""
         k = min(2 * _NEIGHBOURS, len(self.before) - 1)
         near = NearestNeighbors(n_neighbors=k).fit(self.before).kneighbors(return_distance=False)
         offset = self.before[near] - self.before[:, None]
-        ahead = pseudotime[near] - pseudotime[:, None]
-        flow = np.nansum(offset * (ahead - np.nanmean(ahead, 1, keepdims=True))[..., None], axis=1)
+        far = ahead(self.rows, self.rows[near])
+        # of a cell of which nothing is known the mean is that of nothing
+        mean = np.nansum(far, 1, keepdims=True) / np.maximum(np.isfinite(far).sum(1, keepdims=True), 1)
+        flow = np.nansum(offset * (far - mean)[..., None], axis=1)
         move = self.after - self.before
         length = np.linalg.norm(flow, axis=1) * np.linalg.norm(move, axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):

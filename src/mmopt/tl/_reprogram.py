@@ -126,7 +126,7 @@ def reprogram(
             ``null95`` and, with a model, ``model_reached``.
         ``search``
             Each way of searching with its ``regret``: progress lost against the best set found by any, and whether that
-            was an exhaustive search.
+            was an exhaustive search. The logger ``mmopt`` says it too.
         ``trace``
             Objective of every evaluation of every optimizer, rate and start.
 
@@ -135,7 +135,8 @@ def reprogram(
     Raises
     ------
     KeyError, TypeError, ValueError
-        No network, unknown groups, cells, features or modes, nothing that can be done; the message says what to change.
+        No network, unknown groups, cells, features or modes, nothing that can be done, source and target of the same cells;
+        the message says what to change. A target that is not reached is no error: ``significant`` is false.
 
     Notes
     -----
@@ -233,10 +234,16 @@ def reprogram(
         warnings.warn(f"{key_added}: {remark}", stacklevel=2)
     if left_out:
         logger.info("%d interventions were left out, e.g. %s", len(left_out), left_out[0][1])
+    searches = search_table(task, found, relaxed, markers, members, identity, stage)
+    logger.info(
+        "regret (progress lost against the best set found, %s): %s",
+        "all sets were tried" if searches["against_exhaustive"].all() else "not all sets were tried",
+        "; ".join(f"{row.method}: {row.regret:.3f}" for row in searches.itertuples()),
+    )
     mdata.uns[key_added] = {
         "ranking": ranking,
         "pareto": front,
-        "search": search_table(task, found, relaxed, markers, members, identity, stage),
+        "search": searches,
         "trace": relaxed.trace,
         "left_out": pd.DataFrame(left_out, columns=["intervention", "reason"], dtype=object),
         "groups": np.array(names, dtype=object),

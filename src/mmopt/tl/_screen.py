@@ -21,7 +21,7 @@ from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, w
 from mmopt.tl._evidence import weakest_evidence
 from mmopt.tl._features import Features
 from mmopt.tl._interventions import MODES, Intervention, build, label, parse, refuse_unsound
-from mmopt.tl._matched import rms_of_effects
+from mmopt.tl._matched import matched_in_screen, rms_of_effects
 from mmopt.tl._scene import Stage, members_of, set_stage
 
 
@@ -82,10 +82,16 @@ def screen(
     DataFrame
         ``perturbation, modality, feature, group, delta, sd, q05, q95, prob_up, direct``. ``mdata.uns["screen"]`` gets
         ``effects`` (this table), ``ranking`` (``group, perturbation, shift_norm``, root mean square of the RNA effects,
-        ``n_confident``, RNA features that are not clamped and whose interval leaves out 0, and of the perturbed regulators in
-        :func:`mmopt.tl.regulons` the largest ``doubt`` and the fewest edges ``n_confirmed``, NaN where none is perturbed: with
-        few, a low rank says little), ``skipped`` (what was refused, and why), ``params`` and ``versions``; with
-        conformal intervals ``calibration`` and ``not_calibrated`` (its skipped perturbations) too.
+        ``matched_p``, how often the same done to another regulator has as large effects on RNA, ``matched_padj``,
+        Benjamini–Hochberg over the perturbations of a group, ``n_confident``, RNA features that are not clamped and whose
+        interval leaves out 0, and of the perturbed regulators in :func:`mmopt.tl.regulons` the largest ``doubt`` and the fewest
+        edges ``n_confirmed``, NaN where none is perturbed: with few, a low rank says little), ``skipped`` (what was refused,
+        and why), ``params`` and ``versions``; with conformal intervals ``calibration`` and ``not_calibrated`` (its skipped
+        perturbations) too.
+
+        For ``matched_p`` :func:`mmopt.tl.perturb` draws 20 of the 40 regulators nearest in expression and does the same to
+        them; here they are up to 40 of this screen, in the same mode and level. It is NaN for several features at a time,
+        for what is no regulator, and where fewer than four others were asked for.
 
     Raises
     ------
@@ -129,7 +135,7 @@ def screen(
     chosen = np.linspace(0, stage.scene.network.n_members - 1, min(n_members, stage.scene.network.n_members))
     members = np.unique(chosen.round().astype(int))
     spread, rna = stage.spread, stage.features.blocks["rna"]
-    frames, ranking, skipped = [], [], []
+    frames, ranking, skipped, done = [], [], [], []
     detected = stage.profiles.detected({one.column for job in jobs for one in job}, stage.member)
     extra: dict[str, Any] = {}
     counted: list[tuple[int, list]] = []
@@ -170,6 +176,7 @@ def screen(
         sure = (summary["q05"] > 0) | (summary["q95"] < 0)
         sure[:, list(clamp.clamps)] = False  # set, not inferred
         evidence = weakest_evidence(mdata.uns[regulons], [one.column for one in job])
+        done.append(job)
         ranking.append((name, rms_of_effects(summary["delta"], rna, clamp), sure[:, rna].sum(1), *evidence))
     if not frames:
         raise ValueError(
@@ -189,7 +196,7 @@ def screen(
     table = _joined(stage, frames)
     mdata.uns[key_added] = {
         "effects": table,
-        "ranking": _ranking(ranking, list(stage.groups)),
+        "ranking": _ranking(stage, done, ranking),
         "skipped": pd.DataFrame(skipped, columns=["perturbation", "reason"], dtype=object),
         "params": {
             "order": order,
@@ -217,6 +224,7 @@ def _jobs(
     level: float | None,
     order: int,
 ) -> list[list[Intervention]]:
+    entries: list[Any]
     if isinstance(features, str):
         if features != "regulators":
             raise ValueError(f"features must be 'regulators' or a list, got {features!r}")
@@ -300,16 +308,21 @@ def _joined(stage: Stage, frames: list[dict]) -> pd.DataFrame:
 
 
 def _ranking(
-    sizes: list[tuple[str, np.ndarray, np.ndarray, float, float]], groups: list[str]
+    stage: Stage,
+    jobs: list[list[Intervention]],
+    sizes: list[tuple[str, np.ndarray, np.ndarray, float, float]],
 ) -> pd.DataFrame:
     """Perturbations by the size of their effects, in each group; ``n_confident`` intervals leave out 0."""
     names, norms, confident, doubt, confirmed = zip(*sizes, strict=True)
+    groups, (p, adjusted) = list(stage.groups), matched_in_screen(stage, jobs, np.stack(norms))
     frames = [
         pd.DataFrame(
             {
                 "group": pd.Categorical([group] * len(names), categories=groups),
                 "perturbation": names,
                 "shift_norm": np.stack(norms)[:, number],
+                "matched_p": p[:, number],
+                "matched_padj": adjusted[:, number],
                 "n_confident": np.stack(confident)[:, number],
                 "doubt": doubt,
                 "n_confirmed": confirmed,
