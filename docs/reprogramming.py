@@ -50,6 +50,22 @@ def accuracy(found: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return tables
 
 
+def controls(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the networks of every score, by kind of perturbation and what the network was made of, and the range of Pearson."""
+    shown = {
+        "pearson": "Pearson",
+        "sign_accuracy": "right sign",
+        "mae_ratio": "error on changed genes, share of no change's",
+    }
+    shown |= {"discrimination": "own truth nearest", "decoys": "decoys, share of regulators"}
+    by = found.groupby(["kind", "fit"], sort=False)
+    means = by[list(shown)].mean().rename(columns=shown)
+    told = means.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
+    span = by["pearson"].agg(["min", "max"])
+    told.insert(1, "range", [f"{low:.2f} to {high:.2f}" for low, high in span.itertuples(index=False)])
+    return told.reset_index()
+
+
 def conformal(found: pd.DataFrame) -> pd.DataFrame:
     """Coverage, width and error of the intervals of each screen, mean over its knock-outs."""
     means = found.groupby("seed", sort=False).mean(numeric_only=True)

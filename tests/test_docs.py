@@ -209,6 +209,16 @@ def test_effects_beside_the_truth_are_told_apart_by_setting(made):
             assert f"| {mean['mae_ratio']:.2f} |" in row
 
 
+def test_shuffled_targets_predict_nothing_and_every_control_is_shown(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "controls.csv")
+    text = (made / "include" / "controls.md").read_text(encoding="utf-8")
+    for (kind, fit), part in rows.groupby(["kind", "fit"]):
+        assert f"| {kind} | {fit} | {part['pearson'].mean():.2f} |" in text
+    assert rows.loc[rows["fit"] == "targets shuffled", "pearson"].abs().max() < 0.1
+    decoys = rows.groupby("fit")["decoys"].mean()
+    assert decoys["prior"] < 0.05 < 0.5 < decoys["no prior, regulators known"]
+
+
 def test_the_page_says_how_much_hangs_on_the_embedding(made):
     rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "embeddings.csv")
     text = (made / "include" / "embeddings.md").read_text(encoding="utf-8")
