@@ -41,6 +41,8 @@ def write_table() -> None:
     sampled, full = (runs[runs["sampled"] == s].set_index("seed") for s in (True, False))
     apart = 100 * (sampled[names] / full[names] - 1)
     lines = [
+        "# Sampled peaks",
+        "",
         f"{runs['date'].max()}; {runs['machine'].iloc[-1]}. Made by sampled_peaks.py: {cells:,} simulated cells × {peaks:,} peaks.",
         "Held-out negative log-likelihood with sampled peaks, less that with all peaks in every step, in per cent of it; lower is better.",
         "",

@@ -49,6 +49,7 @@ def write(benchmarks: Path, out: Path) -> None:
     (include / "measurements.md").write_text("\n\n".join(map(demoted, pages)), encoding="utf-8")
     for page in (
         benchmarks / "many_peaks.md",
+        benchmarks / "sampled_peaks.md",
         benchmarks / "scale.md",
         benchmarks / "simulated.md",
         benchmarks / "speed.md",
