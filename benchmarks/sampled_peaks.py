@@ -45,6 +45,7 @@ def write_table() -> None:
         "",
         f"{runs['date'].max()}; {runs['machine'].iloc[-1]}. Made by sampled_peaks.py: {cells:,} simulated cells × {peaks:,} peaks.",
         "Held-out negative log-likelihood with sampled peaks, less that with all peaks in every step, in per cent of it; lower is better.",
+        "CPU time is that of whole fits of the default length, with validation on all peaks after every epoch.",
         "",
         "| seed | " + " | ".join(names) + " | CPU time, share of all peaks' |",
         "|---" * (len(names) + 2) + "|",

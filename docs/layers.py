@@ -1,5 +1,6 @@
 """The picture of the layers: boxes from the import contract in ``pyproject.toml``, arrows from the imports there are."""
 
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -11,8 +12,7 @@ from matplotlib.patches import FancyBboxPatch
 ROOT = "mmopt"
 FILLS = ("#E8EEF4", "#D5E4F0", "#BFD8EA", "#D9EBDD", "#F1E8D2", "#EDEDED")
 WHAT = {
-    "__main__": "the command line",
-    "_report": "slots in, Markdown out",
+    "__main__": "the command line and its report",
     "pp": "MuData in",
     "tl": "MuData in, slots out",
     "pl": "slots in, plots out",
@@ -48,15 +48,16 @@ def imports(names: list[str]) -> dict[tuple[str, str], int]:
 def draw(pyproject: Path, path: Path) -> None:
     """Draw the layers, with an arrow wherever there is an import; small modules with an underscore are one box."""
     mpl.use("agg")
-    rows = [r for r in layers(pyproject) if not r[0].startswith("_") or r[0] in WHAT]
-    small = sorted({n for r in layers(pyproject) for n in r if n.startswith("_") and n not in WHAT})
+    every = layers(pyproject)
+    rows = [r for r in every if r[0] in WHAT]
+    small = sorted(n for r in every[every.index(rows[-1]) + 1 :] for n in r)
     fig, ax = plt.subplots(figsize=(7, 0.95 * (len(rows) + 1)), layout="constrained")
     places = {}
     for i, row in enumerate([*rows, ["small"]]):
         width = min(10 / len(row) - 0.35, 2.6) if row != ["small"] else 9.6
         for j, name in enumerate(row):
             x, y = 10 * (j + 0.5) / len(row), -1.5 * i
-            text = ", ".join(small) if name == "small" else name
+            text = textwrap.fill(", ".join(small), 84) if name == "small" else name
             what = "shared by all: checks, slot names, versions" if name == "small" else WHAT.get(name, "")
             ax.add_patch(
                 FancyBboxPatch(
@@ -71,7 +72,16 @@ def draw(pyproject: Path, path: Path) -> None:
             )
             size = 8 if name != "small" else 7
             ax.text(x, y + 0.1, text, ha="center", va="center", fontsize=size, weight="bold", zorder=4)
-            ax.text(x, y - 0.16, what, ha="center", va="center", fontsize=6.5, color="0.3", zorder=4)
+            ax.text(
+                x,
+                y - (0.22 if name == "small" else 0.16),
+                what,
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color="0.3",
+                zorder=4,
+            )
             places[name] = (x, y)
     for (a, b), n in imports([name for row in rows for name in row]).items():
         (x0, y0), (x1, y1) = places[a], places[b]

@@ -45,6 +45,8 @@ ALIASES = {"rna": ("rna", "gex"), "atac": ("atac", "peaks"), "prot": ("prot", "p
 
 def refuse_slot_of_others(key_added: str, own: str) -> None:
     """Refuse a ``key_added`` that is the slot of another function than the one that owns ``own``, or that no file can hold."""
+    if not isinstance(key_added, str) or not key_added:
+        raise ValueError(f"key_added={key_added!r}: a name is needed, such as {own + '_2'!r}")
     if "/" in key_added:
         raise ValueError(
             f"key_added={key_added!r}: a '/' would be read as a group by HDF5, so that a saved file could not be read again; "

@@ -50,3 +50,6 @@ def test_nothing_is_left_of_a_call_under_the_same_key(mdata):
 def test_no_slot_that_a_file_cannot_hold(mdata, call, key):
     with pytest.raises(ValueError, match=r"key_added='.*/.*read as a group by HDF5.*take '\w+'"):
         call(mdata, key_added=key)
+    for none in ("", None, 3):
+        with pytest.raises(ValueError, match=f"key_added={none!r}: a name is needed"):
+            call(mdata, key_added=none)
