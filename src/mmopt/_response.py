@@ -6,6 +6,9 @@ import numpy as np
 
 # what a pool of some thirty cells cannot tell from off or from fully on
 FLOOR = 0.03
+# how often a gene turns over while the population differentiates: no snapshot says, so the members of an ensemble differ. Chosen
+# on simulated networks, where a threefold error costs little
+TURNOVERS = (6.0, 12.0, 24.0)
 
 
 @dataclass(frozen=True)

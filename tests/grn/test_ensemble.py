@@ -122,3 +122,34 @@ def test_penalty_and_stability(problem):
     weights = np.array([[1, -1, 1], [1, 1, 0], [1, -1, 0], [1, 0.0, 0]])
     for sign in (1, -1):
         np.testing.assert_allclose(sign_stability(sign * weights), [1, 0.5, 0.25])
+
+
+def test_what_changes_is_regressed_on_as_what_it_comes_to(problem):
+    """A target that lags behind its regulator looks as if it were driven by what came before."""
+    rng = np.random.default_rng(1)
+    n, turnover = 600, 12.0
+    level = rng.beta(0.6, 0.6, (n, 6))
+    made = 0.05 + 0.9 * Form(2.0, 0.4)(level[:, 0])
+    level[:, 3] = rng.beta(0.6, 0.6, n)  # what was made before
+    pace = np.zeros((n, 6))
+    pace[:, 3] = turnover * (made - level[:, 3])
+    lagging = replace(problem, level=level, open_odds=np.full(level.shape, np.nan), pace=pace)
+    np.testing.assert_allclose(lagging.response(0.0, 0.5, turnover)[:, 3], log_odds(made))
+    np.testing.assert_allclose(lagging.response(0.0, 0.5), lagging.odds)
+
+    def edge(given):
+        network, size, *_ = fitted(given, n_members=9)
+        return sum(size[(network.source == 0) & (network.target == 3)])
+
+    assert edge(lagging) > 0.5 > edge(replace(lagging, pace=None)) + 0.3
+
+
+def test_chromatin_of_a_regulator_goes_before_its_pace(problem):
+    open_odds = np.full(problem.level.shape, np.nan)
+    open_odds[:, 1] = log_odds(problem.level[:, 0])
+    together = np.array([np.nan, 0.9, np.nan, np.nan, np.nan, np.nan])
+    pace = np.ones(problem.level.shape)
+    timed = replace(problem, open_odds=open_odds, together=together, pace=pace)
+    response = timed.response(0.3, 0.5, 12.0)
+    np.testing.assert_allclose(response[:, 1], open_odds[:, 1])
+    np.testing.assert_allclose(response[:, 2], log_odds(problem.level[:, 2] + 1 / 12))

@@ -331,3 +331,47 @@ def test_a_source_may_be_addressed_by_any_usual_name_of_its_modality(regulated):
     )
     slot = refit(mdata, prior=pd.concat([prior, more]), n_boot=5)
     assert slot["regulators"].query("feature == @protein")["n_edges"].tolist() == [3]
+
+
+def test_times_change_the_network_and_their_unit_does_not(regulated):
+    mdata, prior = regulated
+    timed = mdata.copy()
+    timed.obs["hours"] = 24.0 * timed.obs["time"].to_numpy(dtype=float) - 5
+    days, hours = (refit(timed, prior=prior, time_key=key) for key in ("time", "hours"))
+    assert (days["params"]["time_key"], hours["params"]["time_key"]) == ("time", "hours")
+    np.testing.assert_allclose(days["members"]["weights"], hours["members"]["weights"], rtol=1e-4, atol=1e-6)
+    plain = mdata.uns["regulons"]
+    assert plain["params"]["time_key"] == ""
+    assert days["edges"].shape != plain["edges"].shape or not np.allclose(
+        days["edges"]["weight"], plain["edges"]["weight"], atol=1e-3
+    )
+    truth = mdata.uns["truth"]["edges"]
+    known = days["edges"].merge(truth, on=["source", "target"])
+    known = known[(known["evidence"] != "covariation") & (known["target_modality"] == "rna")]
+    assert (np.sign(known["weight"]) == known["sign"]).mean() > 0.8
+
+
+def test_cells_without_a_time_are_as_without_times(regulated):
+    mdata, prior = regulated
+    partly = mdata.copy()
+    partly.obs["partly"] = partly.obs["time"].where(partly.obs["time"] < 3).astype(float)
+    some = refit(partly, prior=prior, time_key="partly")
+    assert np.isfinite(some["members"]["weights"]).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "message"),
+    [
+        (lambda t: t * 0, ValueError, "1 time point"),
+        (lambda t: np.linspace(0, 1, len(t)), ValueError, "is a pseudotime: cells are put in its order"),
+        (lambda t: np.where(np.arange(len(t)) < 5, 99, t), ValueError, "fewer than 50 cells"),
+    ],
+)
+def test_times_that_say_nothing_of_change_are_refused(regulated, column, error, message):
+    mdata, prior = regulated
+    odd = mdata.copy()
+    odd.obs["odd"] = column(odd.obs["time"].to_numpy(dtype=float))
+    with pytest.raises(error, match=message):
+        refit(odd, prior=prior, time_key="odd")
+    with pytest.raises(KeyError, match="nowhere"):
+        refit(mdata, prior=prior, time_key="nowhere")

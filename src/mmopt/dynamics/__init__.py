@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "fates": ["FateMap"],
         "flow": ["Flow", "fit_flow"],
         "integration": ["euler_maruyama", "rk4"],
+        "pace": ["change"],
         "regulation": ["Circuit", "follow"],
         "shrinkage": ["agreement", "shrink"],
     },

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mmopt._response import Form
+from mmopt._response import TURNOVERS, Form
 from mmopt.grn.confirmation import STANDARD_CHROMATIN, STANDARD_FORM, STANDARD_TOGETHER, Confirmation
 from mmopt.grn.network import Network, sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
@@ -41,7 +41,8 @@ def fit_network(
     """Fit an ensemble and keep the edges whose sign its members agree on.
 
     Each member sees a bootstrap of the pooled cells (of the donors, where there are five or more), and has its own form
-    of the regulators' effect, penalties, number of steps, weight of the chromatin and correlation from which it counts.
+    of the regulators' effect, penalties, number of steps, weight of the chromatin and correlation from which it counts; with times
+    of sampling its own turnover too.
 
     Parameters
     ----------
@@ -80,13 +81,15 @@ def fit_network(
             np.linspace(*TOGETHER, n_members),
         )
     ]
-    for sample, exponent, half, strength, factor, chromatin, horizon, least in zip(
-        bootstraps(len(problem.level), problem.groups, n_members, rng), *design, strict=True
+    timed = problem.pace is not None
+    turnovers = rng.permutation(np.resize(TURNOVERS, n_members)) if timed else [None] * n_members
+    for sample, exponent, half, strength, factor, chromatin, horizon, least, turnover in zip(
+        bootstraps(len(problem.level), problem.groups, n_members, rng), *design, turnovers, strict=True
     ):
         form = Form(exponent, half)
         outside = prior_strength * strength
         alpha = penalty * factor
-        response = problem.response(chromatin, least)
+        response = problem.response(chromatin, least, turnover)
         steps.append(int(horizon))
         regulators = np.maximum(problem.level[:, problem.regulators], 0)
         occupied = form(regulators)

@@ -32,6 +32,8 @@ class Problem:
         Donor of each cell where donors are resampled, else ``None``.
     n_genes
         Features that are genes, the first so many; the others inherit what is known of a gene. By default all.
+    pace
+        ``(n_cells, n_features)``: change of the level during the whole course, were it to go on as now; ``None`` without times.
     """
 
     level: np.ndarray
@@ -41,20 +43,25 @@ class Problem:
     sign: np.ndarray
     groups: np.ndarray | None = None
     n_genes: int | None = None
+    pace: np.ndarray | None = None
 
     @cached_property
     def odds(self) -> np.ndarray:
         """Log odds of the level."""
         return log_odds(self.level)
 
-    def response(self, chromatin: float, least: float) -> np.ndarray:
+    def response(self, chromatin: float, least: float, turnover: float | None = None) -> np.ndarray:
         """Log odds that the regulators are to explain.
+
+        Those of the level or, with ``turnover`` (times it turns over during the course), of what it comes to at its pace:
+        ``dx/dt = turnover (made - x)``, so that ``made = x + pace / turnover``.
 
         Chromatin counts where its correlation with expression is ``least`` or more. For a gene that is no regulator a mixture
         of both; for a regulator its chromatin alone: what it makes now, where its expression is what it made before.
         """
         linked = self.together >= least
-        mixed = np.where(linked, (1 - chromatin) * self.odds + chromatin * self.open_odds, self.odds)
+        odds = self.odds if turnover is None else log_odds(self.level + self.pace / turnover)
+        mixed = np.where(linked, (1 - chromatin) * odds + chromatin * self.open_odds, odds)
         made = self.regulators[linked[self.regulators]]
         mixed[:, made] = self.open_odds[:, made]
         return mixed

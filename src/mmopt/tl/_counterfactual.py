@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from mmopt._response import FLOOR, expit
+from mmopt._response import FLOOR, TURNOVERS, expit
 from mmopt.dynamics import Circuit, follow
 from mmopt.grn.effects import Perturbation, Scene
 from mmopt.grn.network import Network
@@ -15,9 +15,6 @@ from mmopt.tl._interventions import Intervention, build
 from mmopt.tl._scene import Stage
 from mmopt.tl._schedule import Planned
 
-# how often a regulator turns over while the population differentiates: no snapshot says, so the members differ. Chosen on
-# simulated networks, where a threefold error costs little
-TURNOVERS = (6.0, 12.0, 24.0)
 NOTHING = Perturbation({}, {})
 
 

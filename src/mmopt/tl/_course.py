@@ -88,6 +88,23 @@ def read_course(
     # no role is asked for: an embedding will do, whatever the modalities are called
     check_mudata(mdata)
     check_model(model)
+    times, point, units = read_times(mdata, time_key, units, least_cells)
+    growth = None
+    if growth_key is not None:
+        growth = pd.to_numeric(obs_column(mdata, growth_key)).to_numpy(dtype=float)
+        known = point >= 0
+        if not (np.isfinite(growth[known]).all() and (growth[known] > 0).all()):
+            raise ValueError(
+                f"growth_key={growth_key!r}: descendants per unit of time must be positive and finite, 1 for a cell that "
+                "neither divides nor dies"
+            )
+    return Course(times, point, _states(mdata, use_rep, model), growth, units)
+
+
+def read_times(
+    mdata: MuData, time_key: str, units: str | None = None, least_cells: int = _LEAST_CELLS
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Read times, number of each cell's time point (-1 where it is not known) and what the times count; raises as :func:`read_course`."""
     column = obs_column(mdata, time_key)
     times = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=float, copy=True)
     known = np.isfinite(times)
@@ -126,15 +143,7 @@ def read_course(
             f"time_key={time_key!r}: fewer than {least_cells} cells at some time points ({', '.join(few)}); merge or leave "
             "out these points, or lower `least_cells`"
         )
-    growth = None
-    if growth_key is not None:
-        growth = pd.to_numeric(obs_column(mdata, growth_key)).to_numpy(dtype=float)
-        if not (np.isfinite(growth[known]).all() and (growth[known] > 0).all()):
-            raise ValueError(
-                f"growth_key={growth_key!r}: descendants per unit of time must be positive and finite, 1 for a cell that "
-                "neither divides nor dies"
-            )
-    return Course(values, point, _states(mdata, use_rep, model), growth, units or UNKNOWN)
+    return values, point, units or UNKNOWN
 
 
 def _binned(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Who regulates whom: an ensemble of networks from a prior, chromatin and covariation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,15 +22,15 @@ from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
 from mmopt.grn.scale import chromatin_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
-from mmopt.tl._features import Features, choose_features, one_spelling, other_spelling, role_of
+from mmopt.tl._features import choose_features, one_spelling, role_of
+from mmopt.tl._pace import pace
 from mmopt.tl._profiles import read_profiles, usual_embedding
+from mmopt.tl._regulon_tables import checked_table, regulator_columns, two_halves, wanted_regulators
 
 _FIT_CELLS = 3000
 _LEAST_CELLS = 10
 # evidence of at least so many edges that is not confirmed so many standard deviations more often than by chance is warned of
 _JUDGED_EDGES, _CHANCE = 20, 2.0
-# halves of donors, or of cells, that are drawn until both have every modality
-_TRIES = 50
 
 
 def regulons(
@@ -45,6 +46,7 @@ def regulons(
     window: float = 150_000,
     prior_strength: float = 100.0,
     donor_key: str | None = None,
+    time_key: str | None = None,
     use_rep: str | None = None,
     n_neighbors: int = 30,
     n_boot: int = 20,
@@ -84,6 +86,9 @@ def regulons(
     donor_key
         Column of the donors: with four or more penalties are validated across donors, with five or more the bootstrap draws
         donors instead of pools of cells.
+    time_key
+        Column with the real times of sampling, where there are several: features are then regressed as what they come to at the
+        pace at which they change (see Notes), where chromatin does not already show what is made of them.
     use_rep
         Embedding in which neighbours are found: ``obsm["X_mmopt"]`` where there is one, else principal components.
     n_neighbors
@@ -129,6 +134,11 @@ def regulons(
     Covariation in a snapshot mixes cause, co-regulation and cell type. Edges labelled ``"covariation"`` are hypotheses;
     a sign can flip where a regulator falls while its targets rise.
 
+    With ``time_key`` cells of consecutive times are coupled as in :func:`mmopt.tl.twin`, and each pool's change is the mean of its
+    descendants less that of its ancestors. A level that changes has not yet come to what its regulators make of it; what they make
+    is the level plus its change during one turnover, and that is regressed on the regulators. Turnovers of 6, 12 and 24 a course
+    are shared out among the members. Of a regulator with linked chromatin the chromatin alone counts, as without times.
+
     References
     ----------
     Kamimoto K et al. (2023) Nature 614:742, for regularised regression on candidate edges. Ma S et al. (2020) Cell
@@ -157,19 +167,19 @@ def regulons(
         raise ValueError(
             f"a network needs {_LEAST_CELLS} cells, and many more to mean anything; there are {mdata.n_obs}"
         )
-    prior = _checked_table(prior, "prior", ("source", "target"))
-    motifs = _checked_table(motifs, "motifs", ("peak", "source"))
+    prior = checked_table(prior, "prior", ("source", "target"))
+    motifs = checked_table(motifs, "motifs", ("peak", "source"))
     for given in (prior, motifs):
         if given is not None:
             given["source"] = [one_spelling(s, mdata, modalities) for s in given["source"]]
     if motifs is not None and "atac" not in modalities:
         raise ValueError("motifs lie in peaks, but there is no ATAC modality; name it with `atac=`")
-    wanted = _wanted(prior, motifs, regulators)
+    wanted = wanted_regulators(prior, motifs, regulators)
     named = {(role_of(w.partition(":")[0], modalities), w.partition(":")[2]) for w in wanted}
     keep = {role: {name for r, name in named if r == role} for role in ("rna", "prot")}
     features = choose_features(mdata, modalities, keep | {"rna": keep["rna"] | wanted})
     profiles = read_profiles(mdata, features, layer=layer, use_rep=use_rep)
-    columns = _regulator_columns(mdata, features, prior, motifs, regulators)
+    columns = regulator_columns(mdata, features, prior, motifs, regulators)
 
     rng = np.random.default_rng(random_state)
     query = np.sort(rng.permutation(mdata.n_obs)[:_FIT_CELLS])
@@ -209,9 +219,11 @@ def regulons(
 
     whole = problem(level, opened, query)
     folds = []
-    for among in _folds(profiles.rows, mdata.n_obs, donors, rng):
+    for among in two_halves(profiles.rows, mdata.n_obs, donors, rng):
         rows = query[among[query]]
         folds.append(problem(*levels(profiles.values(rows, n_neighbors, among)), rows))
+    if time_key is not None:
+        whole = replace(whole, pace=pace(mdata, time_key, profiles.embedding, query, level))
     with sensible_threads(len(columns) * values.shape[1]):
         penalty, errors, explained = cross_validated_penalty(folds, prior_strength)
         evidence = confirm(whole, penalty, prior_strength, random_state)
@@ -309,88 +321,13 @@ def regulons(
             "cross_validation": pd.DataFrame({"penalty": list(errors), "error": list(errors.values())}),
             "window": float(window),
             "donor_key": donor_key or "",
+            "time_key": time_key or "",
             "predictable": predictable,
             "n_prior_edges": int(in_prior[: len(features.names["rna"])].sum()),
             "random_state": random_state,
         },
         "versions": versions(),
     }
-
-
-def _checked_table(table: pd.DataFrame | None, name: str, columns: tuple[str, str]) -> pd.DataFrame | None:
-    if table is None:
-        return None
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(
-            f"{name}: a DataFrame with the columns {' and '.join(columns)} is needed, not {table!r:.60}"
-        )
-    if missing := [c for c in columns if c not in table]:
-        raise ValueError(f"{name}: no column {listed(missing)}; there are {listed(table.columns)}")
-    if table.empty:
-        raise ValueError(f"{name}: the table has no rows")
-    return table.reset_index(drop=True)
-
-
-def _wanted(
-    prior: pd.DataFrame | None, motifs: pd.DataFrame | None, regulators: Sequence[str] | None
-) -> set[str]:
-    if regulators is not None:
-        return set(map(str, regulators))
-    return {str(s) for table in (prior, motifs) if table is not None for s in table["source"]}
-
-
-def _regulator_columns(
-    mdata: MuData,
-    features: Features,
-    prior: pd.DataFrame | None,
-    motifs: pd.DataFrame | None,
-    regulators: Sequence[str] | None,
-) -> np.ndarray:
-    """Columns of the regulators in the order of the data."""
-    genes = features.names["rna"]
-    if regulators is not None:
-        if not len(regulators):
-            raise ValueError("regulators: the list is empty")
-        return np.unique([features.find(r, mdata) for r in regulators])
-    if prior is None and motifs is None:
-        return np.arange(len(genes))
-    wanted = sorted(_wanted(prior, motifs, None))
-    prots = [w for w in wanted if w.startswith("prot:") and w not in genes]
-    columns = [*np.flatnonzero(genes.isin(wanted)), *(features.find(w, mdata) for w in prots)]
-    if not columns:
-        raise ValueError(
-            f"prior: none of its {len(wanted)} sources ({listed(wanted, 3)}) is in modality "
-            f"{features.modalities['rna']!r} ({listed(genes, 3)}){other_spelling(wanted, genes)}"
-        )
-    return np.unique(columns)
-
-
-def _folds(
-    measured: Mapping[str, np.ndarray], n: int, donors: np.ndarray | None, rng: np.random.Generator
-) -> list[np.ndarray]:
-    """Two halves of the cells, or of the donors where there are at least four; each with cells of every modality."""
-
-    def whole(half: np.ndarray) -> bool:
-        return all(half[rows].any() and not half[rows].all() for rows in measured.values())
-
-    names = np.unique(donors) if donors is not None else np.array([])
-    if len(names) >= 4:
-        for _ in range(_TRIES):
-            half = np.isin(donors, rng.permutation(names)[: len(names) // 2])
-            if whole(half):
-                return [half, ~half]
-        logger.warning(
-            "no two halves of the %d donors have all modalities both, so penalties are validated across cells, not donors",
-            len(names),
-        )
-    for _ in range(_TRIES):
-        half = rng.permutation(n) < n // 2
-        if whole(half):
-            return [half, ~half]
-    raise ValueError(
-        f"a network is validated in two halves of the cells, and no two have {listed(measured)} both: too few cells have one of "
-        "them; leave that modality out, e.g. with `prot=False`"
-    )
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
