@@ -66,6 +66,21 @@ def controls(found: pd.DataFrame) -> pd.DataFrame:
     return told.reset_index()
 
 
+def timed(found: pd.DataFrame) -> pd.DataFrame:
+    """Scores without and with the times of sampling, mean over the networks, by setting, modalities and kind of perturbation."""
+    by = found.groupby(["genes", "modalities", "kind", "regime", "times"], sort=False)
+    means = by[["pearson", "sign_accuracy", "mae_ratio", "decoys"]].mean().unstack("times")
+    shown = {"pearson": "Pearson", "sign_accuracy": "right sign", "mae_ratio": "error", "decoys": "decoys"}
+    told = {
+        name: [
+            "–" if pd.isna(plain) else f"{plain:.2f}, {timed:.2f}"
+            for plain, timed in means[score][[False, True]].itertuples(index=False)
+        ]
+        for score, name in shown.items()
+    }
+    return pd.DataFrame(told, index=means.index).reset_index()
+
+
 def conformal(found: pd.DataFrame) -> pd.DataFrame:
     """Coverage, width and error of the intervals of each screen, mean over its knock-outs."""
     means = found.groupby("seed", sort=False).mean(numeric_only=True)

@@ -73,6 +73,8 @@ def write(benchmarks: Path, out: Path) -> None:
         (include / f"{page}.md").write_text(table(near[genes]), encoding="utf-8")
     wrong = reprogramming.controls(pd.read_csv(folder / "controls.csv"))
     (include / "controls.md").write_text(table(wrong), encoding="utf-8")
+    timed = reprogramming.timed(pd.read_csv(folder / "timed.csv"))
+    (include / "timed.md").write_text(table(timed), encoding="utf-8")
     shown = reprogramming.embeddings(pd.read_csv(folder / "embeddings.csv"))
     (include / "embeddings.md").write_text(table(shown), encoding="utf-8")
     (include / "searches.md").write_text(table(ways), encoding="utf-8")

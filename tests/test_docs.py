@@ -219,6 +219,17 @@ def test_shuffled_targets_predict_nothing_and_every_control_is_shown(made):
     assert decoys["prior"] < 0.05 < 0.5 < decoys["no prior, regulators known"]
 
 
+def test_what_times_add_is_shown_for_all_that_was_measured(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "timed.csv")
+    text = (made / "include" / "timed.md").read_text(encoding="utf-8")
+    where = ["genes", "modalities", "kind", "regime"]
+    assert len(text.splitlines()) == rows.groupby(where).ngroups + 2
+    for labels, part in rows.groupby(where):
+        (row,) = (r for r in text.splitlines() if r.startswith(f"| {' | '.join(labels)} |"))
+        plain, timed = (part.loc[part["times"] == t, "pearson"].mean() for t in (False, True))
+        assert f"| {plain:.2f}, {timed:.2f} |" in row
+
+
 def test_the_page_says_how_much_hangs_on_the_embedding(made):
     rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "embeddings.csv")
     text = (made / "include" / "embeddings.md").read_text(encoding="utf-8")
