@@ -32,9 +32,9 @@ import muon._core.preproc
 import umap.umap_
 numba.config.DISABLE_JIT = False
 warnings.filterwarnings("ignore")
-def _exact(points, n_neighbors, metric_kwds, **_):
+def _exact(points, n_neighbors, metric_kwds, _index=sklearn.neighbors.NearestNeighbors, **_):
     points = metric_kwds.get("X", points)
-    found = sklearn.neighbors.NearestNeighbors(n_neighbors=n_neighbors).fit(points).kneighbors(points)
+    found = _index(n_neighbors=n_neighbors).fit(points).kneighbors(points)
     return found[1], found[0], None
 muon._core.preproc.nearest_neighbors = _exact
 def _one_epoch(*args, n_epochs=None, _whole=umap.umap_.simplicial_set_embedding, **kwargs):
