@@ -1,6 +1,5 @@
 import gc
 import os
-import pickle
 from pathlib import Path
 
 # small problems, in as many processes as there are cores: more threads would only wait for each other
@@ -14,33 +13,25 @@ mpl.use("agg")
 ROOT = Path(__file__).parents[1]
 
 # by name, the longest first: a file is tested in one process, and one that begins last holds up the whole suite
-LONGEST = (
-    *(
-        "test_tutorials",
-        "test_conformal",
-        "test_docs",
-        "test_main",
-        "test_main_job",
-        "test_resuming",
-        "test_simulate",
-    ),
-    *(
-        "test_perturb",
-        "test_curvature",
-        "test_reprogram",
-        "test_readme",
-        "test_distributed",
-        "test_hostile_inputs",
-    ),
-    *(
-        "test_other_models",
-        "test_evaluate_twin",
-        "test_schedule",
-        "test_perturb_twin",
-        "test_twin",
-        "test_query",
-    ),
-)
+LONGEST = [
+    "test_tutorials",
+    "test_main",
+    "test_main_job",
+    "test_docs",
+    "test_resuming",
+    "test_simulate",
+    "test_perturb",
+    "test_curvature",
+    "test_reprogram",
+    "test_readme",
+    "test_distributed",
+    "test_hostile_inputs",
+    "test_other_models",
+    "test_evaluate_twin",
+    "test_perturb_twin",
+    "test_twin",
+    "test_query",
+]
 
 
 def pytest_configure(config):
@@ -58,20 +49,6 @@ def pytest_collection_finish():
     """What was imported stays to the end, so that no search for garbage has to go through it."""
     gc.collect()
     gc.freeze()
-
-
-def once(tmp_path_factory, name, make):
-    """What ``make`` makes, for all processes of one run of the tests: a second one reads what the first left in a file."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return make()
-    path = tmp_path_factory.getbasetemp().parent / f"{name}.pickle"
-    if not path.exists():
-        made = make()
-        part = path.with_suffix(f".{os.environ['PYTEST_XDIST_WORKER']}")
-        part.write_bytes(pickle.dumps(made))
-        part.replace(path)
-        return made
-    return pickle.loads(path.read_bytes())
 
 
 @pytest.fixture(scope="session")
@@ -100,12 +77,8 @@ def fitted(toy_source):
 
 
 @pytest.fixture(scope="session")
-def regulated(tmp_path_factory):
+def regulated():
     """Simulated data with donors, its prior (true edges, and a decoy's false ones) and its network. Not to be changed."""
-    return once(tmp_path_factory, "regulated", _regulated)
-
-
-def _regulated():
     import numpy as np
     import pandas as pd
 
@@ -132,12 +105,8 @@ def real_data():
 
 
 @pytest.fixture(scope="session")
-def twinned(regulated, tmp_path_factory):
+def twinned(regulated):
     """The data of ``regulated`` with an embedding of its own, a twin and a simulated knock-out. Not to be changed."""
-    return once(tmp_path_factory, "twinned", lambda: _twinned(regulated))
-
-
-def _twinned(regulated):
     import warnings
 
     import numpy as np

@@ -34,7 +34,8 @@ def briefly(monkeypatch, tmp_path, toy_source):
     whole = lightning.Trainer.__init__
 
     def brief(self, *args, max_epochs=None, **kwargs):
-        whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
+        # so few steps that rates are logged at each
+        whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs | {"log_every_n_steps": 1})
 
     monkeypatch.setattr(lightning.Trainer, "__init__", brief)
     monkeypatch.setattr("mmopt.models.fitting.default_epochs", lambda *_: 2)
