@@ -54,7 +54,7 @@ def test_a_sample_is_right_on_average(to_csr, one_in):
     full = with_gradients(peaks.multinomial(x, *parameters), upstream, parameters)
     torch.manual_seed(0)
     draws = [
-        with_gradients(peaks.multinomial(x, *parameters, one_in), upstream, parameters) for _ in range(100)
+        with_gradients(peaks.multinomial(x, *parameters, one_in), upstream, parameters) for _ in range(250)
     ]
     for expected, drawn in zip(full, map(torch.stack, zip(*draws, strict=True)), strict=True):
         error = drawn.std(0) / len(drawn) ** 0.5

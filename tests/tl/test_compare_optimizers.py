@@ -141,7 +141,7 @@ def test_rivals(toy_source, name):
         (name, "adam"),
         lr_grid=(1e-3,),
         seeds=(0,),
-        max_epochs=1,
+        max_epochs=2,
         accelerator="cpu",
         progress_bar=False,
     )
