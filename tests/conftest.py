@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,44 @@ import pytest
 mpl.use("agg")
 
 ROOT = Path(__file__).parents[1]
+
+# by name, the longest first: a file is tested in one process, and one that begins last holds up the whole suite
+LONGEST = [
+    "test_tutorials",
+    "test_main",
+    "test_main_job",
+    "test_docs",
+    "test_resuming",
+    "test_simulate",
+    "test_perturb",
+    "test_curvature",
+    "test_reprogram",
+    "test_readme",
+    "test_distributed",
+    "test_hostile_inputs",
+    "test_other_models",
+    "test_evaluate_twin",
+    "test_perturb_twin",
+    "test_twin",
+    "test_query",
+]
+
+
+def pytest_configure(config):
+    """Leave files in the order below, which pytest-xdist would sort by their number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+def pytest_collection_finish():
+    """What was imported stays to the end, so that no search for garbage has to go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -29,16 +29,29 @@ OPTIONAL = {re.match(r"[\w-]+", requirement)[0].replace("-", "_") for requiremen
 
 
 @pytest.fixture
-def briefly(monkeypatch, tmp_path):
-    """Whatever trains does so for two epochs, what is left at its default is small, and nothing is left behind."""
+def briefly(monkeypatch, tmp_path, toy_source):
+    """Whatever trains does so for two epochs or twenty steps, on a third of the cells; what is left at its default is small."""
     whole = lightning.Trainer.__init__
 
     def brief(self, *args, max_epochs=None, **kwargs):
-        whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
+        # so few steps that rates are logged at each
+        whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs | {"log_every_n_steps": 1})
 
     monkeypatch.setattr(lightning.Trainer, "__init__", brief)
     monkeypatch.setattr("mmopt.models.fitting.default_epochs", lambda *_: 2)
+    monkeypatch.setattr("mmopt.datasets.toy", lambda: toy_source[toy_source.obs_names[::3]].copy())
+    for name in ("_twin", "_evaluate_twin"):
+        module = importlib.import_module(f"mmopt.tl.{name}")
+
+        def few(*args, n_steps, whole=module.fit_flow, **kwargs):
+            return whole(*args, n_steps=min(n_steps, 20), **kwargs)
+
+        monkeypatch.setattr(module, "fit_flow", few)
     for tool, small in (
+        (tl.regulons, {"n_boot": 6}),
+        (tl.perturb, {"n_null": 5}),
+        (tl.reprogram, {"n_starts": 1, "n_evaluations": 4}),
+        (tl.simulate, {"n_cells": 30}),
         (tl.landscape, {"n_points": 3, "n_cells": 60}),
         (tl.curvature, {"n_probes": 2, "n_noise": 2, "k": 2, "n_cells": 60}),
     ):

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import signal
@@ -6,6 +5,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mudata
 import numpy as np
@@ -182,38 +182,30 @@ def test_a_process_that_is_asked_to_end_cleans_up_and_the_handler_is_as_before(t
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_leaves_no_half_written_file(tmp_path, stop):
-    command = [
-        sys.executable,
-        "-m",
-        "mmopt",
-        "--out",
-        str(tmp_path),
-        "--epochs",
-        "500",
-        "--accelerator",
-        "cpu",
-    ]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
+SIGNALS = ["SIGINT", "SIGTERM", "SIGKILL"]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    script = Path(__file__).with_name("interrupted_runs.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path_factory.mktemp("interrupted")), *SIGNALS],
+        check=False,
+        capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        # a shell that starts the suite in the background has Ctrl-C ignored, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        timeout=1200,
     )
-    for line in process.stderr:  # wait until training has begun
-        if "comparing" in line:
-            break
-    time.sleep(3)
-    for _ in range(3):  # Python loses a Ctrl-C that comes in a destructor
-        if process.returncode is None:
-            process.send_signal(stop)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=20)
-    assert process.returncode not in (None, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("stop", SIGNALS)
+def test_an_interrupted_run_leaves_no_half_written_file(interrupted, stop):
+    found = interrupted[stop]
+    assert found["trained"]
+    assert found["code"] == {"SIGINT": 130, "SIGTERM": 130, "SIGKILL": -9}[stop]
+    assert found["left"] == []
 
 
 def test_what_fails_late_loses_no_model_and_leaves_nothing_of_an_earlier_run(tmp_path, monkeypatch):
@@ -223,7 +215,19 @@ def test_what_fails_late_loses_no_model_and_leaves_nothing_of_an_earlier_run(tmp
     monkeypatch.setattr("mmopt.__main__._figures", broken)
     (tmp_path / "report.md").write_text("of another model")
     with pytest.raises(RuntimeError, match="no picture"):
-        main(["--out", str(tmp_path), "--comparison-cells", "300", *QUICK])
+        main(
+            [
+                "--out",
+                str(tmp_path),
+                "--comparison-cells",
+                "100",
+                *QUICK,
+                "--epochs",
+                "1",
+                "--optimizers",
+                "adam",
+            ]
+        )
     found = {p.name for p in tmp_path.iterdir()}
     assert found == {"final_model.pt", "optimizer_comparison.csv", "metrics.csv"}
 

@@ -15,13 +15,40 @@ FOLDER = Path(__file__).parents[1] / "tutorials"
 NAMES = sorted(page.stem for page in FOLDER.glob("*.md"))
 each = pytest.mark.parametrize("name", NAMES)
 
-# whatever trains does so for two epochs or twenty steps; nothing else of the tutorials is changed
+# whatever trains does so for two epochs or twenty steps, the toy data are a third of themselves, and what is left at its
+# default is small. numba compiles nothing of UMAP, which takes longer than these few cells: so UMAP has one epoch, and the
+# neighbours that muon finds by a metric of its own are those of the plain distance
 BRIEFLY = """
 import importlib
 import warnings
 import lightning.pytorch
 import matplotlib
+import numba
+import scanpy  # before what follows: it needs its compiled functions
+import sklearn.neighbors
+import mmopt as mm
+numba.config.DISABLE_JIT = True
+import muon._core.preproc
+import umap.umap_
+numba.config.DISABLE_JIT = False
 warnings.filterwarnings("ignore")
+def _exact(points, n_neighbors, metric_kwds, _index=sklearn.neighbors.NearestNeighbors, **_):
+    points = metric_kwds.get("X", points)
+    found = _index(n_neighbors=n_neighbors).fit(points).kneighbors(points)
+    return found[1], found[0], None
+muon._core.preproc.nearest_neighbors = _exact
+def _one_epoch(*args, n_epochs=None, _whole=umap.umap_.simplicial_set_embedding, **kwargs):
+    return _whole(*args, n_epochs=1, **kwargs)
+umap.umap_.simplicial_set_embedding = _one_epoch
+def _toy(_whole=mm.datasets.toy):
+    mdata = _whole()
+    return mdata[mdata.obs_names[::3]].copy()
+mm.datasets.toy = _toy
+mm.tl.regulons.__kwdefaults__["n_boot"] = 6
+mm.tl.perturb.__kwdefaults__["n_null"] = 5
+mm.tl.reprogram.__kwdefaults__ |= {"n_starts": 1, "n_evaluations": 4}
+mm.tl.simulate.__kwdefaults__["n_cells"] = 30
+mm.tl.landscape.__kwdefaults__ |= {"n_points": 5, "n_cells": 60}
 def _brief(self, *args, max_epochs=None, _whole=lightning.pytorch.Trainer.__init__, **kwargs):
     _whole(self, *args, max_epochs=min(max_epochs, 2), **kwargs)
 lightning.pytorch.Trainer.__init__ = _brief

@@ -149,11 +149,11 @@ class TestAtac:
         made(x)
         made.train()
         torch.manual_seed(0)
-        for _ in range(400):
+        for _ in range(100):
             made(x)
         drawn = torch.stack(hidden[1:])
         assert drawn.std(0)[0].min() > 0
-        error = drawn.std(0) / 400**0.5
+        error = drawn.std(0) / 100**0.5
         assert ((drawn.mean(0) - hidden[0]).abs() <= 5 * error + 1e-4).all()
 
 

@@ -1,5 +1,6 @@
 """Intervals and drawn counts."""
 
+import sys
 import warnings
 
 import numpy as np
@@ -225,6 +226,20 @@ class TestPosteriorPredictive:
         with pytest.raises(ValueError, match="indices must hold positions of cells"):
             fitted.posterior_predictive_sample(indices=indices)
 
+    @pytest.fixture
+    def _uncompiled(self, monkeypatch):
+        """The sparse arrays of scvi-tools without numba: to compile for minutes what some cells take no time for is a waste."""
+        import numba
+        import sparse
+
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == sparse.__name__:
+                for function, value in list(vars(module).items()):
+                    if hasattr(value, "py_func"):
+                        monkeypatch.setattr(module, function, value.py_func)
+
+    @pytest.mark.usefixtures("_uncompiled")
     @pytest.mark.parametrize("modality", ALL)
     def test_scvi_criticism_reads_it(self, fitted, modality):
         from scvi.criticism import PosteriorPredictiveCheck

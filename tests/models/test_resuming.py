@@ -134,11 +134,18 @@ def test_the_same_model_goes_on_after_ctrl_c(make_model, train, uninterrupted, t
     assert_same(outcome(model), uninterrupted["early stopping"])
 
 
+@pytest.fixture(scope="module")
+def two_networks(make_model, train):
+    options = ("early stopping", "no validation")
+    return {name: outcome(train(make_model(n_networks=2), EPOCHS, **OPTIONS[name])) for name in options}
+
+
 @pytest.mark.parametrize("network", [0, 1])
 @pytest.mark.parametrize("option", ["early stopping", "no validation"])
-def test_networks_fitted_one_after_the_other_go_on(make_model, train, tmp_path, option, network):
+def test_networks_fitted_one_after_the_other_go_on(
+    make_model, train, two_networks, tmp_path, option, network
+):
     """Each network has a checkpoint: one that was complete is not fitted again, the interrupted one goes on."""
-    expected = outcome(train(make_model(n_networks=2), EPOCHS, **OPTIONS[option]))
     path, fits = tmp_path / "run.ckpt", []
 
     def fail_later():
@@ -152,7 +159,7 @@ def test_networks_fitted_one_after_the_other_go_on(make_model, train, tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.ckpt", "run.ckpt.1"][: network + 1]
     again = Stop(0, lambda: fits.append("from the start"))
     resumed = train(make_model(n_networks=2), EPOCHS, checkpoint=path, callbacks=[again], **OPTIONS[option])
-    assert_same(outcome(resumed), expected)
+    assert_same(outcome(resumed), two_networks[option])
     assert fits.count("from the start") == 1 - network  # the second network, where it had not begun
 
 

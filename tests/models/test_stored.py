@@ -156,7 +156,13 @@ def test_the_model_is_the_same(on_disk, make_model, train, tmp_path):
         "batch_size": 16,
         "checkpoint": tmp_path / "run.ckpt",
     }
-    small = {"n_latent": 4, "model_kwargs": {"n_hidden": 16}, "batch_key": "donor", "max_epochs": 25}
+    small = {
+        "n_latent": 4,
+        "model_kwargs": {"n_hidden": 16},
+        "batch_key": "donor",
+        "max_epochs": 25,
+        "n_networks": 1,
+    }
     fitted = [
         mmopt.tl.integrate(m, **small, **options | ({} if i else {"checkpoint": None}))
         for i, m in enumerate(on_disk)

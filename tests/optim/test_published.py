@@ -74,9 +74,9 @@ def test_published_sc_step_for_step(build, largest):
 
 
 def test_published_sc_is_a_warm_up_whose_length_beta2_sets():
-    rates, _ = trajectory(ASGDAdam, gradients(1200, 3000), "published_sc", [3000])
+    rates, _ = trajectory(ASGDAdam, gradients(800, 3000), "published_sc", [3000])
     assert 500 <= rates.index(HIGH) + 1 <= 650
-    assert set(rates[1000:]) == {HIGH}
+    assert set(rates[700:]) == {HIGH}
 
 
 def test_published_sc_decides_for_all_groups_and_each_keeps_its_own_bounds():

@@ -345,11 +345,11 @@ def test_refuses_an_unknown_optimizer(toy_source):
 
 
 def test_the_last_iterate_is_judged_too(toy_source):
-    mdata = toy_source[toy_source.obs_names[:300]].copy()
+    mdata = toy_source[toy_source.obs_names[:150]].copy()
 
     def compare(**kwargs):
         runs = mm.tl.compare_optimizers(
-            mdata, ("adam",), lr_grid=(1e-2,), seeds=(0, 1), max_epochs=5, accelerator="cpu", progress_bar=False, **kwargs
+            mdata, ("adam",), lr_grid=(1e-2,), seeds=(0,), max_epochs=4, accelerator="cpu", progress_bar=False, **kwargs
         )  # fmt: skip
         return runs, mdata.uns["optimizer_comparison"]["summary"].iloc[0]
 

@@ -12,6 +12,12 @@ from mmopt._checks import presence
 from mmopt._compat import override_pull_on_update
 
 
+@pytest.fixture
+def toy(toy_source):
+    """A fifth of the cells: what is written, and what is refused, does not depend on how many there are."""
+    return toy_source[toy_source.obs_names[::5]].copy()
+
+
 def short(mdata, **kwargs):
     settings = {"max_epochs": 2, "accelerator": "cpu", "progress_bar": False} | kwargs
     return mm.tl.integrate(mdata, **settings)

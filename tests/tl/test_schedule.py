@@ -56,7 +56,13 @@ def test_days_that_were_meant_are_those_that_were_measured_as_float32():
 def test_a_pulse_between_thirds_is_felt(twinned):
     mdata = twinned.copy()
     mdata.uns["twin"]["times"] = np.array([0, 1, 2, 3, 4]) / 3
-    common = {"start": {"time": 0}, "features": ["GATA1"], "progress_bar": False, "key_added": "s"}
+    common = {
+        "start": {"time": 0},
+        "features": ["GATA1"],
+        "n_cells": 20,
+        "progress_bar": False,
+        "key_added": "s",
+    }
     mm.tl.simulate(mdata, interventions=[("GATA1", "knockout", 1 / 3, 2 / 3)], **common)
     found = mdata.uns["s"]["features"].pivot_table("mean", "time", "arm", observed=True)
     gone = found.index[found["perturbed"] < 1e-6]

@@ -42,10 +42,11 @@ def test_the_wild_type_ends_as_it_was_measured(mdata):
 
 def test_fates_are_in_the_order_of_the_categories(mdata):
     labels = mdata.obs["cell_type"].astype("category")
-    plain = run(mdata, interventions=[("GATA1", "knockout", 0, 8)], n_cells=20)
+    asked = {"interventions": [("GATA1", "knockout", 0, 8)], "n_cells": 20, "features": ["GATA1"]}
+    plain = run(mdata, **asked)
     backwards = labels.cat.reorder_categories(labels.cat.categories[::-1])
     mdata.obs["cell_type"] = backwards
-    found = run(mdata, interventions=[("GATA1", "knockout", 0, 8)], n_cells=20)
+    found = run(mdata, **asked)
     assert found["fate_names"] == plain["fate_names"][::-1]
     a, b = (f["fate"].set_index("label") for f in (found, plain))
     pd.testing.assert_frame_equal(a.loc[b.index], b)
@@ -60,7 +61,7 @@ def test_an_anndata_is_no_mudata(mdata):
 
 def test_fates_of_an_earlier_call_do_not_stay(mdata):
     mdata.obsm["fate_s"] = np.ones((mdata.n_obs, 2))
-    run(mdata, terminal_key=None, n_cells=20)
+    run(mdata, terminal_key=None, n_cells=20, n_times=2, features=["GATA1"])
     assert "fate_s" not in mdata.obsm
 
 
@@ -70,7 +71,7 @@ def test_a_fate_of_two_cells_is_not_lost_in_a_sample(mdata, monkeypatch, seed):
     labels = mdata.obs["cell_type"].astype(str).to_numpy()
     labels[np.flatnonzero(mdata.obs["time"] == 8)[:2]] = "rare"
     mdata.obs["label"] = labels
-    found = run(mdata, terminal_key="label", n_cells=20, random_state=seed)
+    found = run(mdata, terminal_key="label", n_cells=20, features=["GATA1"], random_state=seed)
     assert "rare" in found["fate_names"]
     assert found["fate"].set_index("label").loc["unassigned", "p"] == pytest.approx(0, abs=1e-6)
 
@@ -164,9 +165,8 @@ def test_a_twin_with_more_members_than_the_network(twinned, mdata):
 def test_on_and_off_is_less_than_for_good(mdata):
     gone = {}
     for stop in (2, 8):
-        table = run(mdata, interventions=[("GATA1", "overexpress", 0, stop)], features=["GATA1", "KLF1"])[
-            "features"
-        ]
+        window = [("GATA1", "overexpress", 0, stop)]
+        table = run(mdata, interventions=window, features=["GATA1", "KLF1"], n_cells=30)["features"]
         end = table[(table["time"] == 8) & (table["feature"] == "KLF1")].set_index("arm")["mean"]
         gone[stop] = end["perturbed"] - end["wild_type"]
         held = table[(table["feature"] == "GATA1") & (table["arm"] == "perturbed")].set_index("time")["mean"]
@@ -177,15 +177,16 @@ def test_on_and_off_is_less_than_for_good(mdata):
 
 @pytest.mark.usefixtures("_quiet")
 def test_starts(mdata):
+    few = {"features": ["GATA1"], "n_cells": 20, "n_times": 2}
     names = mdata.obs_names[(mdata.obs["time"] == 2).to_numpy()][:40]
-    by_name = run(mdata, start=list(names), features=["GATA1"])
-    mask = run(mdata, start=mdata.obs_names.isin(names), features=["GATA1"])
+    by_name = run(mdata, start=list(names), **few)
+    mask = run(mdata, start=mdata.obs_names.isin(names), **few)
     pd.testing.assert_frame_equal(by_name["fate"], mask["fate"])
     assert by_name["t"][0] == 2
-    group = run(mdata, start={"cell_type": "progenitor", "time": 0}, features=["GATA1"])
+    group = run(mdata, start={"cell_type": "progenitor", "time": 0}, **few)
     assert group["params"]["start"] == "cell_type progenitor"
     states = mdata.obsm["X_pca"][(mdata.obs["time"] == 0).to_numpy()]
-    run(mdata, start={"time": 0, "states": states}, features=["GATA1"])
+    run(mdata, start={"time": 0, "states": states}, **few)
 
 
 @pytest.mark.usefixtures("_quiet")

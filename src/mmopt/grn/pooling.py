@@ -41,6 +41,10 @@ def pool_counts(
     array([[1., 1., 0.]])
     """
     k = min(k, len(where))
+    if (
+        0 < k == len(where)
+    ):  # all of them, whichever are near: the noise of a measured effect is made of such pools
+        return np.repeat(as_dense(sparse.csr_matrix(np.ones((1, k))) @ counts), len(query), axis=0)
     index = NearestNeighbors(n_neighbors=k).fit(embedding[where])
     near = index.kneighbors(embedding[query], return_distance=False)
     pools = sparse.csr_matrix(
