@@ -9,6 +9,9 @@ import pytest
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
+from mmopt.datasets import interventions
+from mmopt.datasets.dynamics import TRANSCRIPT
+from mmopt.datasets.storage import restore
 
 
 @pytest.fixture
@@ -204,11 +207,13 @@ def test_cells_can_be_chosen(mdata):
 def test_results_survive_a_file(mdata, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        mm.tl.perturb(mdata, ["GATA1", "SPI1"], groupby="cell_type", n_null=5)
+        mm.tl.perturb(mdata, ["GATA1", "SPI1"], groupby="cell_type", per_cell="rna", n_null=5)
         with override_pull_on_update():
             mdata.write_h5mu(tmp_path / "x.h5mu")
             read = mudata.read_h5mu(tmp_path / "x.h5mu")
-    for part in ("effects", "groups"):
+    layer = "delta_GATA1+SPI1_knockout"
+    np.testing.assert_array_equal(read["rna"].layers[layer], mdata["rna"].layers[layer])
+    for part in ("effects", "groups", "states"):
         pd.testing.assert_frame_equal(
             read.uns["perturb"]["GATA1+SPI1_knockout"][part],
             mdata.uns["perturb"]["GATA1+SPI1_knockout"][part],
@@ -359,6 +364,88 @@ def test_matched_regulators_are_scored_by_the_same_members(mdata):
     assert run(mdata, "DECOY1")["groups"]["matched_p"].iloc[0] > 0.5
 
 
+def test_states_move_where_the_simulated_cells_do(mdata):
+    """Share of each cell type after a knock-out, beside what the simulator's own cells would have become without the gene."""
+    system, cells = restore(mdata)
+    predicted, true = [], []
+    for gene in ("GATA1", "SPI1", "CEBPA"):
+        states = run(mdata, gene, groupby="cell_type")["states"]
+        names = list(dict.fromkeys(states["state"]))
+        assert states["group"].tolist() == list(np.repeat(["all", *names], len(names)))
+        parts = states.groupby("group")[["before", "after", "delta"]].sum()
+        np.testing.assert_allclose(parts[["before", "after"]], 1)
+        np.testing.assert_allclose(parts["delta"], 0, atol=1e-12)
+        np.testing.assert_allclose(states["after"] - states["before"], states["delta"], atol=1e-12)
+        assert states[["before", "after"]].to_numpy().min() >= 0
+        assert (states["q05"] <= states["q95"]).all() and (states["null95"] >= 0).all()
+        own = states[states["group"] == states["state"]]
+        assert (own["before"] > 0.5).sum() >= 4
+        clamps = interventions.parse(gene, system.layout.genes.index, mode="knockout")
+        before, (after,) = system.wild_type[0], system.read([system.time], clamps)
+        was, now = (system.network.stage(s.levels[TRANSCRIPT])[cells] for s in (before, after))
+        true += [(now == name).mean() - (was == name).mean() for name in names]
+        predicted += states.loc[states["group"] == "all", "delta"].tolist()
+    predicted, true = np.array(predicted), np.array(true)
+    changed = np.abs(true) > 0.05
+    assert changed.sum() >= 10
+    assert (np.sign(predicted) == np.sign(true))[changed].mean() >= 0.75
+    assert np.corrcoef(predicted, true)[0, 1] > 0.5
+
+
+def test_states_need_groups_and_no_gene_is_a_state(mdata):
+    assert "states" not in run(mdata, "GATA1")
+    mdata.obs["one"] = "only"
+    assert "states" not in run(mdata, "GATA1", groupby="one")
+    # a gene without edges changes nothing but itself, and itself is left out
+    alone = run(mdata, "GENE9", on_missing="zero", groupby="cell_type")["states"]
+    assert (alone[["delta", "q05", "q95", "null95"]] == 0).all(axis=None)
+
+
+def test_effects_on_cells_have_those_on_groups_as_their_mean(mdata):
+    some = mdata.obs_names[: mdata.n_obs // 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        mm.tl.perturb(mdata, "GATA1", cells=some, per_cell=["rna", "prot"], n_null=5)
+    for name in ("rna", "prot"):
+        layer = mdata[name].layers["delta_GATA1_knockout"]
+        assert layer.dtype == np.float32 and layer.shape == mdata[name].shape
+        known = mdata[name].obs_names.isin(some)
+        assert np.isnan(layer[~known]).all()
+        group = of_all(mdata.uns["perturb"]["GATA1_knockout"], name)["delta"]
+        np.testing.assert_allclose(layer[known].mean(0), group[mdata[name].var_names], atol=1e-5)
+        assert layer[known].std(0).max() > 0.05
+    assert "delta_GATA1_knockout" not in mdata["atac"].layers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        mm.tl.perturb(mdata, "GATA1", cells=some, n_null=5)
+    assert "delta_GATA1_knockout" not in mdata["rna"].layers  # that of a call that wanted it
+    with pytest.raises(
+        ValueError, match="per_cell: no 'gex2' in the network, which has 'rna', 'atac', 'prot'"
+    ):
+        mm.tl.perturb(mdata, "GATA1", per_cell="gex2")
+
+
+def test_effects_on_cells_of_features_the_network_lacks_are_not_known(regulated):
+    mdata, prior = regulated[0].copy(), regulated[1]
+    mdata["rna"].var["highly_variable"] = [g not in ("GENE9", "GENE11") for g in mdata["rna"].var_names]
+    mm.tl.regulons(mdata, prior=prior, n_boot=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        mm.tl.perturb(mdata, "GATA1", groupby="cell_type", per_cell="rna", n_null=5)
+    layer = mdata["rna"].layers["delta_GATA1_knockout"]
+    lost = mdata["rna"].var_names[np.isnan(layer).any(0)]
+    assert list(lost) == [g for g in mdata["rna"].var_names if g in ("GENE9", "GENE11")]
+    effects = mdata.uns["perturb"]["GATA1_knockout"]["effects"]
+    for group, rows in mdata.obs.groupby("cell_type", observed=True).indices.items():
+        here = (effects["group"] == group) & (effects["modality"] == "rna")
+        delta = effects[here].set_index("feature")["delta"]
+        mean = pd.Series(layer[rows].mean(0), mdata["rna"].var_names)[delta.index]
+        # the group's is that of 50 of its cells
+        assert np.corrcoef(delta, mean)[0, 1] > 0.98, group
+        if len(rows) <= 50:
+            np.testing.assert_allclose(mean, delta, atol=1e-5)
+
+
 def test_cells_pushed_out_of_what_was_seen_are_reported(mdata):
     with pytest.warns(UserWarning, match=r"GATA1_knockout: .* of the cells of .* lie beyond") as caught:
         mm.tl.perturb(mdata, "GATA1", groupby="cell_type", n_null=5)
@@ -384,7 +471,8 @@ def test_with_a_model_cells_move_in_its_embedding(fitted):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         mm.tl.perturb(mdata, "GATA1", model=model, groupby="cell_type", n_null=5)
-        mm.tl.perturb(mdata, "GENE9", model=model, on_missing="zero", n_null=5, key_added="nothing")
+        nothing = {"on_missing": "zero", "groupby": "cell_type", "key_added": "nothing"}
+        mm.tl.perturb(mdata, "GENE9", model=model, n_null=5, **nothing)
     result = mdata.uns["perturb"]["GATA1_knockout"]
     moved, before = mdata.obsm["X_mmopt_GATA1_knockout"], model.get_latent_representation()
     assert moved.shape == before.shape
@@ -400,6 +488,11 @@ def test_with_a_model_cells_move_in_its_embedding(fitted):
     )
     assert result["groups"].loc[0, "agreement"] == pytest.approx(cosine)
     assert set(mine["modality"]) == set(mdata.mod)
+    states, still = (mdata.uns["perturb"][key]["states"] for key in ("GATA1_knockout", "nothing"))
+    np.testing.assert_allclose(states.groupby("group")["after"].sum(), 1)
+    pd.testing.assert_series_equal(states["before"], still["before"])
+    assert still["delta"].abs().mean() < states["delta"].abs().mean()
+    assert (states["q05"] < states["q95"]).any()
     assert result["groups"].set_index("group").loc["all", "agreement"] > 0
 
 

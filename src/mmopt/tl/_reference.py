@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from mudata import MuData
-from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from mmopt._checks import counts, positions
-from mmopt._compat import layer_names
-from mmopt._keys import COUNTS_LAYER
 from mmopt._random import derived
 from mmopt.grn.effects import Perturbation, Scene
-from mmopt.grn.pooling import SCALE, log_ratio, per_ten_thousand
+from mmopt.grn.pooling import log_ratio, per_ten_thousand
+from mmopt.tl._recounted import Recounted
 from mmopt.tl._reference_flow import Ahead
 from mmopt.tl._scene import ALL, Stage
 
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 # cells around one that say how dense the data are there, and the share of the cells that lies within its usual distance
 _NEIGHBOURS, _RADIUS = 15, 0.99
 # principal components where there is no model
-_COMPONENTS = 10
+COMPONENTS = 10
 # the mean of a few members moves a cell hardly elsewhere than that of all
 _MEMBERS = 4
 # cells that are dense in memory at a time
@@ -117,7 +114,7 @@ def shift_cells(
             return Shift(cells, old, new, {})
         # exact for the few components wanted, whatever the shape
         pca = PCA(
-            min(_COMPONENTS, min(old.shape) - 1), svd_solver="arpack", random_state=derived(seed, 13)
+            min(COMPONENTS, min(old.shape) - 1), svd_solver="arpack", random_state=derived(seed, 13)
         ).fit(old)
         return Shift(cells, pca.transform(old), pca.transform(new), {})
     decoded = {}
@@ -131,7 +128,7 @@ def shift_cells(
 
 
 @contextmanager
-def _less_talk() -> Iterator[None]:
+def less_talk() -> Iterator[None]:
     """Keep scvi-tools from announcing every copy of the data inside the block; its warnings stay."""
     logger = logging.getLogger("scvi")
     level = logger.level
@@ -152,34 +149,10 @@ def _with_model(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Latent means of both versions of some cells, and the change of the logged decodes in the network's columns."""
-    reference, changed = mdata[rows].copy(), mdata[rows].copy()
-    registry = model.registry["field_registries"]
-    roles = [role for role in stage.features.blocks if role in model.modalities]
-    for role in roles:
-        state, block = registry[role]["state_registry"], stage.features.blocks[role]
-        adata = changed.mod[state["modality"]]
-        layer = state["layer"]
-        raw = counts(adata, state["modality"], layer)
-        raw = np.array(raw.todense() if sparse.issparse(raw) else raw, dtype=np.float32)
-        place = positions(changed, state["modality"])
-        here = np.flatnonzero(place >= 0)
-        columns = adata.var_names.get_indexer(stage.features.names[role])
-        was, old, new = raw[np.ix_(place[here], columns)], before[here, block], after[here, block]
-        if role == "prot":
-            expected = np.maximum((was + 1) * (new + 1e-6) / (old + 1e-6) - 1, 0)
-        else:
-            # what falls, falls in proportion to what was counted; what rises is added: nothing gets below zero
-            risen = was + (new - old) * was.sum(1, keepdims=True) / SCALE
-            expected = np.where(new < old, was * new / np.maximum(old, 1e-9), risen)
-        # drawn to an integer: the model asks for counts, and one that does not change stays as it is
-        raw[np.ix_(place[here], columns)] = np.floor(expected + rng.random(expected.shape))
-        layers = layer_names(adata)
-        target = layer or (COUNTS_LAYER if COUNTS_LAYER in layers else "X")
-        if target in layers:
-            adata.layers[target] = sparse.csr_matrix(raw)
-        else:
-            adata.X = sparse.csr_matrix(raw)
-    with _less_talk():
+    registry, recounted = model.registry["field_registries"], Recounted(mdata, stage, model, rows)
+    roles, reference = recounted.roles, mdata[rows].copy()
+    changed = recounted.changed(before, after, rng)
+    with less_talk():
         pair = [np.asarray(model.get_latent_representation(m), dtype=float) for m in (reference, changed)]
         shown = np.flatnonzero(np.isin(rows, stage.chosen))
         expectations = {
