@@ -9,9 +9,6 @@ import pytest
 
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
-from mmopt.datasets import interventions
-from mmopt.datasets.dynamics import TRANSCRIPT
-from mmopt.datasets.storage import restore
 
 
 @pytest.fixture
@@ -362,88 +359,6 @@ def test_matched_regulators_are_scored_by_the_same_members(mdata):
     mdata.uns["regulons"]["members"]["weights"] = np.where(np.arange(len(weights))[:, None] < 2, 0, weights)
     # two members of which no regulator has an effect: a decoy's must not seem large beside them
     assert run(mdata, "DECOY1")["groups"]["matched_p"].iloc[0] > 0.5
-
-
-def test_states_move_where_the_simulated_cells_do(mdata):
-    """Share of each cell type after a knock-out, beside what the simulator's own cells would have become without the gene."""
-    system, cells = restore(mdata)
-    predicted, true = [], []
-    for gene in ("GATA1", "SPI1", "CEBPA"):
-        states = run(mdata, gene, groupby="cell_type")["states"]
-        names = list(dict.fromkeys(states["state"]))
-        assert states["group"].tolist() == list(np.repeat(["all", *names], len(names)))
-        parts = states.groupby("group")[["before", "after", "delta"]].sum()
-        np.testing.assert_allclose(parts[["before", "after"]], 1)
-        np.testing.assert_allclose(parts["delta"], 0, atol=1e-12)
-        np.testing.assert_allclose(states["after"] - states["before"], states["delta"], atol=1e-12)
-        assert states[["before", "after"]].to_numpy().min() >= 0
-        assert (states["q05"] <= states["q95"]).all() and (states["null95"] >= 0).all()
-        own = states[states["group"] == states["state"]]
-        assert (own["before"] > 0.5).sum() >= 4
-        clamps = interventions.parse(gene, system.layout.genes.index, mode="knockout")
-        before, (after,) = system.wild_type[0], system.read([system.time], clamps)
-        was, now = (system.network.stage(s.levels[TRANSCRIPT])[cells] for s in (before, after))
-        true += [(now == name).mean() - (was == name).mean() for name in names]
-        predicted += states.loc[states["group"] == "all", "delta"].tolist()
-    predicted, true = np.array(predicted), np.array(true)
-    changed = np.abs(true) > 0.05
-    assert changed.sum() >= 10
-    assert (np.sign(predicted) == np.sign(true))[changed].mean() >= 0.75
-    assert np.corrcoef(predicted, true)[0, 1] > 0.5
-
-
-def test_states_need_groups_and_no_gene_is_a_state(mdata):
-    assert "states" not in run(mdata, "GATA1")
-    mdata.obs["one"] = "only"
-    assert "states" not in run(mdata, "GATA1", groupby="one")
-    # a gene without edges changes nothing but itself, and itself is left out
-    alone = run(mdata, "GENE9", on_missing="zero", groupby="cell_type")["states"]
-    assert (alone[["delta", "q05", "q95", "null95"]] == 0).all(axis=None)
-
-
-def test_effects_on_cells_have_those_on_groups_as_their_mean(mdata):
-    some = mdata.obs_names[: mdata.n_obs // 2]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        mm.tl.perturb(mdata, "GATA1", cells=some, per_cell=["rna", "prot"], n_null=5)
-    for name in ("rna", "prot"):
-        layer = mdata[name].layers["delta_GATA1_knockout"]
-        assert layer.dtype == np.float32 and layer.shape == mdata[name].shape
-        known = mdata[name].obs_names.isin(some)
-        assert np.isnan(layer[~known]).all()
-        group = of_all(mdata.uns["perturb"]["GATA1_knockout"], name)["delta"]
-        np.testing.assert_allclose(layer[known].mean(0), group[mdata[name].var_names], atol=1e-5)
-        assert layer[known].std(0).max() > 0.05
-    assert "delta_GATA1_knockout" not in mdata["atac"].layers
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        mm.tl.perturb(mdata, "GATA1", cells=some, n_null=5)
-    assert "delta_GATA1_knockout" not in mdata["rna"].layers  # that of a call that wanted it
-    with pytest.raises(
-        ValueError, match="per_cell: no 'gex2' in the network, which has 'rna', 'atac', 'prot'"
-    ):
-        mm.tl.perturb(mdata, "GATA1", per_cell="gex2")
-
-
-def test_effects_on_cells_of_features_the_network_lacks_are_not_known(regulated):
-    mdata, prior = regulated[0].copy(), regulated[1]
-    mdata["rna"].var["highly_variable"] = [g not in ("GENE9", "GENE11") for g in mdata["rna"].var_names]
-    mm.tl.regulons(mdata, prior=prior, n_boot=5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        mm.tl.perturb(mdata, "GATA1", groupby="cell_type", per_cell="rna", n_null=5)
-    layer = mdata["rna"].layers["delta_GATA1_knockout"]
-    lost = mdata["rna"].var_names[np.isnan(layer).any(0)]
-    assert list(lost) == [g for g in mdata["rna"].var_names if g in ("GENE9", "GENE11")]
-    effects = mdata.uns["perturb"]["GATA1_knockout"]["effects"]
-    for group, rows in mdata.obs.groupby("cell_type", observed=True).indices.items():
-        here = (effects["group"] == group) & (effects["modality"] == "rna")
-        delta = effects[here].set_index("feature")["delta"]
-        mean = pd.Series(layer[rows].mean(0), mdata["rna"].var_names)[delta.index]
-        # the group's is that of 50 of its cells
-        assert np.corrcoef(delta, mean)[0, 1] > 0.98, group
-        if len(rows) <= 50:
-            np.testing.assert_allclose(mean, delta, atol=1e-5)
 
 
 def test_cells_pushed_out_of_what_was_seen_are_reported(mdata):
