@@ -1,9 +1,9 @@
 """Where the perturbed cells go in an embedding: outside of what was seen, with or against the reference flow."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from mmopt._random import derived
 from mmopt.grn.effects import Perturbation, Scene
 from mmopt.grn.pooling import log_ratio, per_ten_thousand
+from mmopt.grn.propagation import Cells
 from mmopt.tl._recounted import Recounted
 from mmopt.tl._reference_flow import Ahead
 from mmopt.tl._scene import ALL, Stage
@@ -25,13 +26,29 @@ if TYPE_CHECKING:
 # cells around one that say how dense the data are there, and the share of the cells that lies within its usual distance
 _NEIGHBOURS, _RADIUS = 15, 0.99
 # principal components where there is no model
-COMPONENTS = 10
+_COMPONENTS = 10
 # the mean of a few members moves a cell hardly elsewhere than that of all
 _MEMBERS = 4
 # cells that are dense in memory at a time
 _BLOCK = 2000
 # cells that tell what share leaves the data, and as many of each group at least
 _MOST, _EACH = 5000, 50
+
+
+class Seen:
+    """The unperturbed cells of an embedding ``(n, d)``, and how near their neighbours usually are."""
+
+    def __init__(self, before: np.ndarray) -> None:
+        self.k = min(_NEIGHBOURS, len(before) - 1)
+        if self.k > 0:
+            self._index = NearestNeighbors(n_neighbors=self.k).fit(before)
+            self._usual = np.quantile(self._index.kneighbors()[0][:, -1], _RADIUS)
+
+    def outside(self, after: np.ndarray) -> np.ndarray:
+        """Which cells lie farther from the unperturbed ones than 99 % of those do from each other."""
+        if self.k < 1:
+            return np.zeros(len(after), dtype=bool)
+        return self._index.kneighbors(after)[0][:, -1] > self._usual
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +66,7 @@ class Shift:
 
     def outside(self) -> np.ndarray:
         """Which cells lie farther from the unperturbed ones than 99 % of those do from each other."""
-        k = min(_NEIGHBOURS, len(self.before) - 1)
-        if k < 1:
-            return np.zeros(len(self.after), dtype=bool)
-        index = NearestNeighbors(n_neighbors=k).fit(self.before)
-        usual = np.quantile(index.kneighbors()[0][:, -1], _RADIUS)
-        return index.kneighbors(self.after)[0][:, -1] > usual
+        return Seen(self.before).outside(self.after)
 
     def along(self, ahead: Ahead) -> np.ndarray:
         """Cosine of each cell's shift with the direction in which its neighbours are ahead of it; NaN without either."""
@@ -110,13 +122,8 @@ def shift_cells(
             parts.append(_with_model(mdata, stage, model, rows, *values, rng))
     old, new = (np.vstack(part) for part in list(zip(*parts, strict=True))[:2])
     if model is None:
-        if min(old.shape) < 2:
-            return Shift(cells, old, new, {})
-        # exact for the few components wanted, whatever the shape
-        pca = PCA(
-            min(COMPONENTS, min(old.shape) - 1), svd_solver="arpack", random_state=derived(seed, 13)
-        ).fit(old)
-        return Shift(cells, pca.transform(old), pca.transform(new), {})
+        embed = components(old, seed)
+        return Shift(cells, embed(old), embed(new), {})
     decoded = {}
     place = {cell: i for i, cell in enumerate(stage.chosen)}
     for role in model.modalities:
@@ -125,6 +132,37 @@ def shift_cells(
             change, shown = (np.concatenate(each) for each in zip(*found, strict=True))
             decoded[role] = stage.scene.averaging[:, [place[c] for c in shown]] @ change
     return Shift(cells, old, new, decoded)
+
+
+def components(values: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """First principal components of these cells' values, as a function that embeds others; as they are where there is but one."""
+    n = min(_COMPONENTS, min(values.shape) - 1)
+    if n < 1:
+        return np.asarray
+    # exact for the few components wanted, whatever the shape
+    return PCA(n, svd_solver="arpack", random_state=derived(seed, 13)).fit(values).transform
+
+
+def outside_of_data(stage: Stage, cells: Cells, sets: Sequence[Mapping[int, float]], seed: int) -> np.ndarray:
+    """Share of the cells that clamping each set of columns takes out of the data, ``(n_sets,)``.
+
+    As :meth:`Shift.outside` has it without a model, of cells that need not be any of the data.
+    """
+    rna = stage.features.blocks["rna"]
+    rows, _ = some_cells(stage, seed)
+    blocks = (stage.on(rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK))
+    before = np.vstack([scene.readout.logged(scene.cells.level)[:, rna] for scene in blocks])
+    embed = components(before, seed)
+    seen = Seen(embed(before))
+    scene, place = replace(stage.scene, cells=cells).narrowed(rna)
+    members = range(min(_MEMBERS, scene.network.n_members))
+    share = []
+    for clamps in sets:
+        done = Perturbation(clamps, {}).placed(place)
+        level = np.mean([scene.moved(done, m)[0] for m in members], axis=0)
+        after = scene.readout.logged(level)[:, : rna.stop - rna.start]
+        share.append(float(seen.outside(embed(after)).mean()))
+    return np.array(share)
 
 
 @contextmanager

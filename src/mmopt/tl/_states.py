@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from mudata import MuData
-from sklearn.decomposition import PCA
 
-from mmopt._random import derived
 from mmopt.grn.effects import Perturbation
 from mmopt.grn.states import Surroundings
 from mmopt.tl._recounted import Recounted
-from mmopt.tl._reference import COMPONENTS, Shift, less_talk
+from mmopt.tl._reference import Shift, components, less_talk
 from mmopt.tl._scene import ALL, Stage
 
 if TYPE_CHECKING:
@@ -81,8 +79,7 @@ def _pooled(stage: Stage, clamp: Perturbation, seed: int) -> tuple[np.ndarray, A
     if not len(free):
         free = np.arange(rna.stop - rna.start)
     old = scene.before(done)[:, free]
-    n = min(COMPONENTS, min(old.shape) - 1)
-    embed = PCA(n, svd_solver="arpack", random_state=derived(seed, 16)).fit(old).transform if n else np.array
+    embed = components(old, seed)
 
     def after(member: int, order: np.ndarray | None) -> np.ndarray:
         mine = None if order is None else np.array([place[c] for c in order[columns]])
