@@ -23,6 +23,7 @@ from mmopt.tl._matched import matched_p
 from mmopt.tl._perturb_tables import decoded_effects, effect_table, group_table
 from mmopt.tl._reference import shift_cells, some_cells
 from mmopt.tl._reference_flow import reference_flow
+from mmopt.tl._repeated import recorded
 from mmopt.tl._scene import ALL, Stage, members_of, set_stage
 from mmopt.tl._states import state_table
 
@@ -138,7 +139,8 @@ def perturb(
         same done to other regulators of like expression has as large effects, by some of the members),
         ``clip_fraction, ood_fraction, perturbation_score`` (mean cosine of the cells' moves with the
         direction in which their neighbours are ahead, by pseudotime or along the velocity), ``agreement`` (cosine of the network's
-        effects with the model's difference of decodes). ``params`` (with ``interval``), ``warnings``, ``versions``. For
+        effects with the model's difference of decodes). ``cells`` (those that stand for the groups, with their ``weight`` in the mean over all) and
+        ``interventions``; ``params`` (with ``interval``), ``warnings``, ``versions``. For
         conformal intervals also ``n_calibration``, ``coverage`` and ``coverage_changed`` in ``params``;
         ``calibration``: ``perturbation, n_cells, coverage`` (of its measured features by the interval calibrated on the
         others), ``coverage_changed`` (of those that change by more than 0.1 and four standard errors), the same for
@@ -202,6 +204,7 @@ def perturb(
     conformal = interval == "conformal"
     if conformal:
         cells, labels = control_cells(mdata, perturbation_key, control)
+        control = str(labels[cells].iloc[0])
     lost: list[str] = []
     if method == TWIN:
         course, members, cells, lost = in_course(mdata, twin, members_of(mdata, cells))
@@ -290,23 +293,25 @@ def perturb(
     for remark in remarks:
         warnings.warn(f"{key}: {remark}", stacklevel=2)
 
+    tables, how = recorded(mdata, stage, [interventions], method, n_steps, twin)
     found = {
         "effects": effect_table(
             stage, summary, p, band, list(clamp.clamps), {"decoded": decoded, **together}
         ),
         "groups": groups,
         **({} if states is None else {"states": states}),
+        **tables,
         "params": {
             "perturbation": [i.name for i in interventions],
             "mode": [i.mode for i in interventions],
             "level": np.array([np.nan if i.level is None else i.level for i in interventions]),
-            "method": method,
+            **how,
             "groupby": groupby or "",
-            "n_steps": "course" if method == TWIN else "member" if n_steps is None else str(n_steps),
             "n_null": n_null,
             "n_members": stage.scene.network.n_members,
             "n_cells": len(stage.chosen),
             "interval": interval,
+            **({"perturbation_key": perturbation_key, "control": control} if conformal else {}),
             **extra.pop("params", {}),
             "regulons": regulons,
             "modalities": dict(stage.features.modalities),
