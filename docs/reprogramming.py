@@ -76,8 +76,11 @@ def states(found: pd.DataFrame) -> pd.DataFrame:
         "goal_nearest": "state nearest before",
         "goal_chance": "at random",
     }
-    means = found.groupby(["kind", "fit"], sort=False)[list(shown)].mean().rename(columns=shown)
-    return means.map("{:.2f}".format).reset_index()
+    by = found.groupby(["kind", "fit"], sort=False)
+    told = by[list(shown)].mean().rename(columns=shown).map("{:.2f}".format)
+    span = by["pearson"].agg(["min", "max"])
+    told.insert(2, "range", [f"{low:.2f} to {high:.2f}" for low, high in span.itertuples(index=False)])
+    return told.reset_index()
 
 
 def screen_time(found: pd.DataFrame) -> str:

@@ -224,6 +224,10 @@ def test_states_stand_beside_shuffled_targets_and_chance(made):
     text = (made / "include" / "states.md").read_text(encoding="utf-8")
     for (kind, fit), part in rows.groupby(["kind", "fit"]):
         assert f"| {kind} | {fit} | {part['sign'].mean():.2f} | {part['pearson'].mean():.2f} |" in text
+    # what the page says of sizes
+    knockouts = rows[(rows["fit"] == "prior") & (rows["kind"] == "knockout")]
+    assert (knockouts["pearson"] < 0.1).sum() == 2 and len(knockouts) == 4
+    assert rows["inside"].max() < 0.6
     means = rows.groupby("fit")[["sign", "goal"]].mean()
     assert (means.loc["prior"] > means.loc["targets shuffled"] + 0.2).all()
     assert means.loc["prior", "goal"] > rows[["goal_nearest", "goal_chance"]].mean().max() + 0.1

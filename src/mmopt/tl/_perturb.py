@@ -150,7 +150,7 @@ def perturb(
         stay those of the ensemble; limits are NaN where fewer than 9 perturbations measure a feature.
         ``states`` (where ``groupby`` names two groups or more): table ``group, state, before, after, delta, q05, q95``:
         what share of the 15 unperturbed cells nearest to one of ``group`` is of the group ``state``, mean over the cells that stand for
-        the group, before and after the perturbation; limits over the members alone. Cells that stand for the groups are
+        the group, before and after the perturbation; limits over the members alone, which hold few of the true changes. Cells that stand for the groups are
         compared, up to 50 of each, in the embedding of ``model``, or else in the first principal components of the
         pooled RNA without the clamped genes. ``null95``: size of ``delta`` that one network in twenty with shuffled targets
         exceeds.
