@@ -74,11 +74,47 @@ def timed(found: pd.DataFrame) -> pd.DataFrame:
     told = {
         name: [
             "–" if pd.isna(plain) else f"{plain:.2f}, {timed:.2f}"
-            for plain, timed in means[score][[False, True]].itertuples(index=False)
+            for plain, timed in zip(means[score, False], means[score, True], strict=True)
         ]
         for score, name in shown.items()
     }
     return pd.DataFrame(told, index=means.index).reset_index()
+
+
+def states(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the networks of how often states grow and cells go where the truth has it, beside shuffled targets."""
+    shown = {
+        "sign": "right sign, all cells",
+        "pearson": "Pearson, all cells",
+        "inside": "changes within the limits",
+        "goal": "right goal of a group's cells",
+        "goal_nearest": "state nearest before",
+        "goal_chance": "at random",
+    }
+    by = found.groupby(["kind", "fit"], sort=False)
+    told = by[list(shown)].mean().rename(columns=shown).map("{:.2f}".format)
+    span = by["pearson"].agg(["min", "max"])
+    told.insert(2, "range", [f"{low:.2f} to {high:.2f}" for low, high in span.itertuples(index=False)])
+    return told.reset_index()
+
+
+def screen_time(found: pd.DataFrame) -> str:
+    """One sentence for each of what was timed: the median of its runs."""
+    said = {
+        "screen": "`tl.screen` with {n} perturbations of {cells:,} cells, {genes} genes, {peaks:,} peaks and {proteins} proteins (knock-outs, "
+        "over-expressions, pairs, closed peaks, blocked proteins; the network given)",
+        "reprogram": "`tl.reprogram` with {n} regulators, all pairs and the three optimizers",
+    }
+    parts = []
+    for what, text in said.items():
+        mine = found[found["what"] == what]
+        wall, cpu, memory = (mine[c].median() for c in ("wall_seconds", "cpu_seconds", "peak_mb"))
+        name = text.format(**mine.iloc[0][["n", "cells", "genes", "peaks", "proteins"]].astype(int))
+        parts.append(
+            f"{name} took {wall:.0f} s ({cpu:.0f} s of processor time, at most {memory / 1024:.1f} GB)"
+        )
+    first = found.iloc[0]
+    return f"{'; '.join(parts)}. Medians of {found['run'].nunique()} runs, {first['date']} ({first['machine']}).\n"
 
 
 def conformal(found: pd.DataFrame) -> pd.DataFrame:

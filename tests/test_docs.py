@@ -243,6 +243,29 @@ def test_what_times_add_is_shown_for_all_that_was_measured(made):
         assert f"| {plain:.2f}, {timed:.2f} |" in row
 
 
+def test_states_stand_beside_shuffled_targets_and_chance(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "states.csv")
+    text = (made / "include" / "states.md").read_text(encoding="utf-8")
+    for (kind, fit), part in rows.groupby(["kind", "fit"]):
+        assert f"| {kind} | {fit} | {part['sign'].mean():.2f} | {part['pearson'].mean():.2f} |" in text
+    # what the page says of sizes
+    knockouts = rows[(rows["fit"] == "prior") & (rows["kind"] == "knockout")]
+    assert (knockouts["pearson"] < 0.1).sum() == 2 and len(knockouts) == 4
+    assert rows["inside"].max() < 0.6
+    means = rows.groupby("fit")[["sign", "goal"]].mean()
+    assert (means.loc["prior"] > means.loc["targets shuffled"] + 0.2).all()
+    assert means.loc["prior", "goal"] > rows[["goal_nearest", "goal_chance"]].mean().max() + 0.1
+
+
+def test_the_time_of_a_screen_is_the_median_of_its_runs_and_below_a_minute(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "screen_time.csv")
+    text = (made / "include" / "screen_time.md").read_text(encoding="utf-8")
+    screens = rows[rows["what"] == "screen"]
+    assert set(screens["n"]) == {300} and len(screens) == 3
+    assert f"took {screens['wall_seconds'].median():.0f} s" in text
+    assert screens["wall_seconds"].median() < 60
+
+
 def test_the_page_says_how_much_hangs_on_the_embedding(made):
     rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "embeddings.csv")
     text = (made / "include" / "embeddings.md").read_text(encoding="utf-8")

@@ -84,6 +84,11 @@ def null_embedding(key: str) -> str:
     return f"{shifted_embedding(key)}_null"
 
 
+def cell_effects_layer(key: str) -> str:
+    """Layer of a modality with what the perturbation ``key`` does to every cell."""
+    return f"delta_{key}"
+
+
 def perturbation_score(key: str) -> str:
     """``obs`` column that says whether the perturbation ``key`` moves a cell with or against the reference flow."""
     return f"perturb_score_{key}"

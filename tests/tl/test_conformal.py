@@ -12,6 +12,7 @@ from mmopt.metrics import leave_one_out_covered
 from mmopt.tl._conformal import Calibration, _table
 from mmopt.tl._interventions import Intervention
 from mmopt.tl._pooled_effects import _patterns, _samples
+from mmopt.tl._repeated import repeat
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,11 @@ def test_held_out_perturbations_are_covered(measured):
     free = table[~table["direct"].to_numpy()]
     assert (free["q05"] <= free["q95"]).all()
     assert np.isfinite(free["q95"]).all()
+    # what evaluations ask again is asked of the control cells alone, whose pools have no other cells
+    again = repeat(mdata, slot, "rna")
+    mine = table[(table["perturbation"] == "TF03_knockout") & (table["modality"] == "rna")]
+    expected = mine.set_index("feature")["delta"][again.features]
+    np.testing.assert_allclose(again.effects("TF03_knockout"), expected, atol=1e-6)
 
 
 def test_the_result_says_which_interval_it_is_and_survives_a_file(measured, tmp_path):

@@ -8,7 +8,7 @@ from mudata import MuData
 import mmopt as mm
 from mmopt._compat import override_pull_on_update
 
-BASELINES = {"no_change", "perturbed_mean", "ridge_pca", "knn", "shuffled_targets", "split_half_ceiling"}
+BASELINES = {"no_change", "perturbed_mean", "ridge_pca", "knn", "shuffled_features", "split_half_ceiling"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_good_prediction_stands_between_the_baselines_and_the_ceiling(screened
     assert median(scores, "prediction", "pearson") > 0.9
     assert median(scores, "prediction", "discrimination") == 1
     assert median(scores, "prediction", "coverage") > 0.8
-    assert abs(median(scores, "shuffled_targets", "pearson")) < 0.2
+    assert abs(median(scores, "shuffled_features", "pearson")) < 0.2
     assert median(scores, "no_change", "pearson") == 0
     assert median(scores, "no_change", "mae_ratio") == pytest.approx(1)
     np.testing.assert_allclose(
@@ -90,8 +90,15 @@ def test_against_the_truth_of_a_simulation(regulated):
         for gene in ("GATA1", "SPI1", "CEBPA")
     )
     scores = mm.tl.evaluate_perturbation(mdata, predicted, truth)
-    assert set(scores["method"]) == {"prediction", *BASELINES}
-    assert median(scores, "prediction", "pearson") > 0.5 > median(scores, "shuffled_targets", "pearson")
+    expected = {"prediction", "shuffled_targets", *BASELINES} - {
+        "shuffled_features"
+    }  # it is a network's, and stored
+    assert set(scores["method"]) == expected
+    assert median(scores, "prediction", "pearson") > 0.5 > median(scores, "shuffled_targets", "pearson") + 0.2
+    summary = mdata.uns["perturbation_evaluation"]["summary"]
+    shuffled = summary["method"] == "shuffled_targets"
+    assert summary.loc[shuffled & (summary["metric"] == "pearson"), "sd"].item() > 0
+    assert summary.loc[~shuffled, "sd"].isna().all()
     assert median(scores, "split_half_ceiling", "pearson") > 0.95
     protein = mm.tl.evaluate_perturbation(mdata, predicted, truth, modality="prot", key_added="protein")
     assert len(protein) and "protein" in mdata.uns
@@ -291,8 +298,8 @@ def test_shuffles_stay_among_what_is_scored(screened):
     more.obs["perturbation"] = labels
     small, large = (mm.tl.evaluate_perturbation(m, predicted) for m in (mdata, more))
     for column in ("mae", "mae_ratio"):
-        expected = median(small, "shuffled_targets", column)
-        assert median(large, "shuffled_targets", column) == pytest.approx(expected, rel=0.05)
+        expected = median(small, "shuffled_features", column)
+        assert median(large, "shuffled_features", column) == pytest.approx(expected, rel=0.05)
         assert expected > 1.1 * median(small, "no_change", column)
     # its own change is no effect that could be found elsewhere
     own = predicted.assign(
@@ -300,7 +307,7 @@ def test_shuffles_stay_among_what_is_scored(screened):
     )
     alone = own[~own["perturbation"].str.contains("+", regex=False)]
     scores = mm.tl.evaluate_perturbation(mdata, alone)
-    assert median(scores, "shuffled_targets", "mae") == median(scores, "no_change", "mae")
+    assert median(scores, "shuffled_features", "mae") == median(scores, "no_change", "mae")
 
 
 def test_limits_that_are_missing_are_not_covered_nor_missed(screened):

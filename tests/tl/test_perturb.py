@@ -204,11 +204,13 @@ def test_cells_can_be_chosen(mdata):
 def test_results_survive_a_file(mdata, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        mm.tl.perturb(mdata, ["GATA1", "SPI1"], groupby="cell_type", n_null=5)
+        mm.tl.perturb(mdata, ["GATA1", "SPI1"], groupby="cell_type", per_cell="rna", n_null=5)
         with override_pull_on_update():
             mdata.write_h5mu(tmp_path / "x.h5mu")
             read = mudata.read_h5mu(tmp_path / "x.h5mu")
-    for part in ("effects", "groups"):
+    layer = "delta_GATA1+SPI1_knockout"
+    np.testing.assert_array_equal(read["rna"].layers[layer], mdata["rna"].layers[layer])
+    for part in ("effects", "groups", "states"):
         pd.testing.assert_frame_equal(
             read.uns["perturb"]["GATA1+SPI1_knockout"][part],
             mdata.uns["perturb"]["GATA1+SPI1_knockout"][part],
@@ -384,7 +386,8 @@ def test_with_a_model_cells_move_in_its_embedding(fitted):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         mm.tl.perturb(mdata, "GATA1", model=model, groupby="cell_type", n_null=5)
-        mm.tl.perturb(mdata, "GENE9", model=model, on_missing="zero", n_null=5, key_added="nothing")
+        nothing = {"on_missing": "zero", "groupby": "cell_type", "key_added": "nothing"}
+        mm.tl.perturb(mdata, "GENE9", model=model, n_null=5, **nothing)
     result = mdata.uns["perturb"]["GATA1_knockout"]
     moved, before = mdata.obsm["X_mmopt_GATA1_knockout"], model.get_latent_representation()
     assert moved.shape == before.shape
@@ -400,6 +403,11 @@ def test_with_a_model_cells_move_in_its_embedding(fitted):
     )
     assert result["groups"].loc[0, "agreement"] == pytest.approx(cosine)
     assert set(mine["modality"]) == set(mdata.mod)
+    states, still = (mdata.uns["perturb"][key]["states"] for key in ("GATA1_knockout", "nothing"))
+    np.testing.assert_allclose(states.groupby("group")["after"].sum(), 1)
+    pd.testing.assert_series_equal(states["before"], still["before"])
+    assert still["delta"].abs().mean() < states["delta"].abs().mean()
+    assert (states["q05"] < states["q95"]).any()
     assert result["groups"].set_index("group").loc["all", "agreement"] > 0
 
 

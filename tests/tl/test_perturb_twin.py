@@ -23,7 +23,8 @@ def mdata(twinned):
 
 def test_effects_go_where_the_truth_goes(mdata):
     mdata.obs["when"] = mdata.obs["time"].astype(str)
-    result = run(mdata, groupby="when")
+    result = run(mdata, groupby="when", per_cell="rna")
+    of_cells = pd.DataFrame(mdata["rna"].layers["delta_p"], columns=mdata["rna"].var_names)
     effects = result["effects"]
     assert set(effects["modality"]) == {"rna", "atac", "prot"}
     network = run(mdata, groupby="when", method="network")
@@ -36,6 +37,10 @@ def test_effects_go_where_the_truth_goes(mdata):
     everyone = effects[(effects["group"] == "all") & (effects["modality"] == "rna")].set_index("feature")
     truth = mm.datasets.truth_effect(mdata, "GATA1", groupby=None)
     truth = truth[truth["modality"] == "rna"].set_index("feature")["delta"].drop("GATA1")
+    # other lines of ancestors of more cells, and so about the same
+    means = of_cells.mean()[everyone.index]
+    assert np.corrcoef(means, everyone["delta"])[0, 1] > 0.9
+    np.testing.assert_allclose(result["states"].groupby("group")["after"].sum(), 1)
     largest = truth.abs().nlargest(15).index
     assert (np.sign(everyone.loc[largest, "delta"]) == np.sign(truth[largest])).mean() > 0.75
     # a cell of the first time point had no time to lose more than the gene and what follows it at once; a late one had

@@ -1,3 +1,5 @@
+import warnings
+
 import mudata
 import numpy as np
 import pandas as pd
@@ -238,9 +240,49 @@ def test_an_unreachable_target_is_said_to_be(mdata):
 SMALL = {"max_factors": 1, "optimizers": (), "n_null": 19, "features": ["GATA1", "SPI1"]}
 
 
-def test_the_way_from_a_group_to_itself_is_refused_and_overlaps_are_named(mdata):
-    with pytest.raises(ValueError, match="source and target are the same cells"):
-        mm.tl.reprogram(mdata, "monocyte", "monocyte", groupby="cell_type", **SMALL)
+@pytest.mark.parametrize("groupby", ["cell_type", None])
+def test_from_a_group_to_itself_nothing_is_significant(mdata, groupby):
+    cells = "monocyte" if groupby else mdata.obs_names[mdata.obs["cell_type"] == "monocyte"]
+    with pytest.warns(UserWarning, match="source and target are the same cells: .* no set is significant"):
+        table = mm.tl.reprogram(mdata, cells, cells, groupby=groupby, **SMALL)
+    slot = mdata.uns["reprogram"]
+    assert len(table) == 4 and not table["significant"].any()
+    assert not slot["significant"] and not slot["pareto"]["significant"].any()
+    assert slot["alike_p"] == 1 and len(slot["warnings"]) == 1
+
+
+def test_what_can_not_be_told_apart_is_not_reached_whatever_chance_finds(mdata, monkeypatch):
+    """Of shuffled networks all could do worse than the real one: there is still nothing to reach."""
+    monkeypatch.setattr("mmopt.tl._reprogram.best_by_chance", lambda *a, n, **k: np.full((n, 1), -1.0))
+    rows = np.flatnonzero((mdata.obs["cell_type"] == "monocyte").to_numpy())
+    half = np.random.default_rng(0).permutation(rows)[: len(rows) // 2]
+    ends = mdata.obs_names[half], mdata.obs_names[np.setdiff1d(rows, half)]
+    with pytest.warns(UserWarning, match=r"can not be told apart: \d+% of random divisions"):
+        table = mm.tl.reprogram(mdata, *ends, **SMALL)
+    assert (table["null_p"] == 0.05).all() and not table["significant"].any()
+    assert mdata.uns["reprogram"]["alike_p"] > 0.05
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        other = mm.tl.reprogram(mdata, "monocyte", "erythrocyte", groupby="cell_type", **SMALL)
+    assert mdata.uns["reprogram"]["alike_p"] == 0.005
+    assert other["significant"].any()
+
+
+def test_the_share_outside_of_the_data_is_that_of_a_perturbation(mdata):
+    few = mdata.obs_names[mdata.obs["cell_type"] == "monocyte"][:50]
+    mdata.obs["part"] = np.where(mdata.obs_names.isin(few), "few", "others")
+    with pytest.warns(UserWarning, match="of the cells lie beyond 99 % .* after the first choice"):
+        table = mm.tl.reprogram(mdata, "few", "others", groupby="part", **SMALL)
+    assert table["ood_fraction"].between(0, 1).all() and table["ood_fraction"].nunique() > 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for row in table.iloc[[0, -1]].itertuples():
+            mm.tl.perturb(mdata, row.factors, mode=row.modes, groupby="part", n_null=5, key_added="p")
+            groups = mdata.uns["perturb"]["p"]["groups"].set_index("group")
+            assert row.ood_fraction == groups.loc["few", "ood_fraction"], row.factors
+
+
+def test_overlaps_are_named(mdata):
     is_source = mdata.obs["cell_type"].isin(["monocyte", "granulocyte"])
     n = int((mdata.obs["cell_type"] == "monocyte").sum())
     with pytest.warns(UserWarning, match=f"{n} cells are in the source and in the target") as caught:
@@ -266,7 +308,7 @@ def test_a_random_cell_as_target_is_no_success(mdata):
     labels = mdata.obs["cell_type"].astype(str).to_numpy()
     same = rng.choice(np.flatnonzero(labels == "monocyte"), 25, replace=False)
     rest = np.setdiff1d(np.flatnonzero(labels == "monocyte"), same)
-    with pytest.warns(UserWarning, match="is not reached"):
+    with pytest.warns(UserWarning, match="can not be told apart"):
         table = mm.tl.reprogram(
             mdata, mdata.obs_names[rest], mdata.obs_names[same], max_factors=1, optimizers=(), n_null=19
         )

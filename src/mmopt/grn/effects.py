@@ -28,6 +28,13 @@ class Perturbation:
     shifts: Mapping[int, np.ndarray]
     n_steps: int | str | None = None
 
+    def placed(self, place: Mapping[int, int]) -> "Perturbation":
+        """Return the same in the columns of a narrowed scene; what is not in it acts on nothing there and is left out."""
+        clamps, shifts = (
+            {place[c]: v for c, v in of.items() if c in place} for of in (self.clamps, self.shifts)
+        )
+        return Perturbation(clamps, shifts, self.n_steps)
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:

@@ -68,6 +68,13 @@ class Journey:
                 value[row, number] = self.raised[number] if way == OVEREXPRESS else 0
         return held, value
 
+    def levels(self, members: Set) -> dict[int, float]:
+        """Columns that a set holds, each with its level."""
+        return {
+            int(self.network.regulators[number]): float(self.raised[number]) if way == OVEREXPRESS else 0.0
+            for number, way in members
+        }
+
     def weights(self, member: int, order: np.ndarray | None = None) -> np.ndarray:
         """Weights of one member, ``(n_features, p)``, with the targets in another order where it is given."""
         return self.network.dense(member, order).astype(np.float32)

@@ -22,6 +22,7 @@ from mmopt.tl._measured_effects import (
 )
 from mmopt.tl._method_scores import COMPONENTS, method_scores
 from mmopt.tl._perturbation_labels import PREFIXES, Hits, agree, by_name, plain, read_label, spelled
+from mmopt.tl._shuffled_network import by_shuffled_networks
 
 _FOR_GENES = 2000
 
@@ -75,11 +76,15 @@ def evaluate_perturbation(
         cells and the control cells moved by the effect (with cells only).
         Methods: ``prediction``; ``no_change, perturbed_mean, additive, ridge_pca, knn`` of
         :func:`mmopt.metrics.perturbation_baselines`, all but the first of which see the other perturbations' truth, and
-        the genes in control cells (with ``truth``: in all cells); ``shuffled_targets``, the prediction with the features
-        that are scored permuted; ``split_half_ceiling``, about what a prediction without any error would score, as halves
+        the genes in control cells (with ``truth``: in all cells); ``shuffled_targets``, what five networks whose targets are shuffled
+        predict of the same perturbations and cells, where the prediction is a result in ``mdata.uns``, found by its values (of
+        :func:`mmopt.tl.perturb` or :func:`mmopt.tl.screen`, with its network still there); of all others
+        ``shuffled_features``, the prediction with the features that are scored permuted; of both the mean score over the
+        shuffles; ``split_half_ceiling``, about what a prediction without any error would score, as halves
         of the perturbed and control cells tell (with ``truth``: its ``se``, and none where that is unknown; see the notes).
         ``mdata.uns["perturbation_evaluation"]`` gets it as ``scores``, and
-        ``summary``: median over perturbations with a 95 % bootstrap interval, ``n`` and the quartiles.
+        ``summary``: median over perturbations with a 95 % bootstrap interval, ``n`` and the quartiles, and for what is shuffled
+        the ``sd`` of the median over the shuffles.
 
     Raises
     ------
@@ -168,7 +173,17 @@ def evaluate_perturbation(
     embedding, genes = _gene_embedding(mdata, modalities, layer, unperturbed, rng)
     hit = [[gene for gene, _ in hits] for hits in measured.hits.values()]
     limits = {k: prediction[q] for k, q in (("low", "q05"), ("high", "q95")) if q in prediction}
-    table = method_scores(
+    chance = by_shuffled_networks(
+        mdata,
+        role,
+        name,
+        var.index[shown],
+        prediction["delta"],
+        measured.hits,
+        prefixes,
+        np.random.default_rng([random_state, 22]),
+    )
+    table, shuffles = method_scores(
         prediction["delta"],
         limits if len(limits) == 2 else {},
         lambda effects: perturbation_baselines(effects, hit, genes, embedding),
@@ -177,12 +192,13 @@ def evaluate_perturbation(
         keep,
         asked,
         cells,
+        chance,
         rng,
     )
     chosen = [p for p, wanted in zip(names, asked, strict=True) if wanted]
     mdata.uns[key_added] = {
         "scores": table,
-        "summary": _summary(table, rng),
+        "summary": _summary(table, shuffles, rng),
         "params": {
             "modality": name,
             "n_perturbations": len(chosen),
@@ -270,8 +286,12 @@ def _gene_embedding(
     return loadings, list(adata.var_names)
 
 
-def _summary(table: pd.DataFrame, rng: np.random.Generator, n_boot: int = 1000) -> pd.DataFrame:
-    """Median over perturbations, its bootstrap interval and the quartiles."""
+def _summary(
+    table: pd.DataFrame, shuffles: pd.DataFrame, rng: np.random.Generator, n_boot: int = 1000
+) -> pd.DataFrame:
+    """Median over perturbations, its bootstrap interval and the quartiles; of what is shuffled its sd over the shuffles."""
+    by_shuffle = shuffles.drop(columns="perturbation").groupby(["method", "shuffle"], as_index=False).median()
+    sd = by_shuffle.drop(columns="shuffle").groupby("method").std()
     rows = []
     metrics = [c for c in table.columns if c not in ("method", "perturbation", "n_changed")]
     for method, part in table.groupby("method", sort=False):
@@ -282,5 +302,8 @@ def _summary(table: pd.DataFrame, rng: np.random.Generator, n_boot: int = 1000) 
             drawn = np.median(values[rng.integers(len(values), size=(n_boot, len(values)))], axis=1)
             lo, hi = np.quantile(drawn, [0.025, 0.975])
             q1, q3 = np.quantile(values, [0.25, 0.75])
-            rows.append((method, metric, float(np.median(values)), lo, hi, q1, q3, len(values)))
-    return pd.DataFrame(rows, columns=["method", "metric", "median", "lo", "hi", "q25", "q75", "n"])
+            of_shuffles = float(sd.loc[method, metric]) if method in sd.index and metric in sd else np.nan
+            median = float(np.median(values))
+            rows.append((method, metric, median, lo, hi, q1, q3, len(values), of_shuffles))
+    columns = ["method", "metric", "median", "lo", "hi", "q25", "q75", "n", "sd"]
+    return pd.DataFrame(rows, columns=columns)

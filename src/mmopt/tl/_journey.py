@@ -11,6 +11,7 @@ from mudata import MuData
 from pandas.api.types import is_bool_dtype
 
 from mmopt._checks import listed, nearest, obs_column
+from mmopt.grn.apart import apart_by_chance
 from mmopt.grn.propagation import Cells
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey
 from mmopt.tl._interventions import OVEREXPRESS_FACTOR, hardly_counted
@@ -124,6 +125,8 @@ def journey(
         else:
             # as drawn, not as in the file: the search looks at the first few only
             levels.append(stage.cells(rng.permutation(p.rows)[:_CELLS]).level)
+    if same_cells(source, target):  # two draws would make a way of nothing
+        levels[0] = levels[1]
     centres = np.stack([level.mean(0) for level in levels])
     several = [level.var(0) for level in levels if len(level) > 1]
     within = np.sqrt(np.mean(several, axis=0)) if several else scene.cells.level.std(0)
@@ -156,6 +159,26 @@ def journey(
         gap,
     )
     return task, names
+
+
+def same_cells(source: Place, target: Place) -> bool:
+    """Whether source and target are one set of cells."""
+    return source.rows is not None and target.rows is not None and np.array_equal(source.rows, target.rows)
+
+
+def alike_by_chance(stage: Stage, source: Place, target: Place, seed: int) -> float:
+    """How often cells divided at random differ as much, in what the network regulates, as those of source and target.
+
+    1 for the same cells; NaN where one of them is a vector, or there are too few cells to say.
+    """
+    if same_cells(source, target):
+        return 1.0
+    if source.rows is None or target.rows is None:
+        return float("nan")
+    rng = np.random.default_rng([seed, 34])
+    moved = np.unique(stage.scene.network.target)
+    levels = [stage.cells(rng.permutation(p.rows)[:_CELLS]).level[:, moved] for p in (source, target)]
+    return apart_by_chance(levels[0], levels[1], rng)
 
 
 def allowed_ways(

@@ -60,11 +60,7 @@ def matched_p(
     members = range(0, scene.network.n_members, max(1, scene.network.n_members // _MEMBERS))
 
     def size(done: Perturbation) -> np.ndarray:
-        few = Perturbation(
-            {place[c]: v for c, v in done.clamps.items() if c in place},
-            {place[c]: v for c, v in done.shifts.items() if c in place},
-            done.n_steps,
-        )
+        few = done.placed(place)
         return rms_of_effects(scene.draws(few, members)[0].mean(0), rna, few)
 
     mean = stage.scene.cells.level.mean(0)

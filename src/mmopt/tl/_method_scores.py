@@ -13,7 +13,9 @@ from mmopt.metrics._noise_ceiling import noise_ceiling
 from mmopt.metrics._perturbation import known_mean
 from mmopt.tl._measured_effects import Measured, Screened
 
-PREDICTION, CEILING, SHUFFLED = "prediction", "split_half_ceiling", "shuffled_targets"
+PREDICTION, CEILING = "prediction", "split_half_ceiling"
+# a network whose targets are shuffled, and a prediction whose features are
+SHUFFLED_TARGETS, SHUFFLED_FEATURES = "shuffled_targets", "shuffled_features"
 COMPONENTS = 20
 _SHUFFLES, _SAMPLED = 10, 300
 
@@ -27,9 +29,10 @@ def method_scores(
     keep: np.ndarray,
     asked: np.ndarray,
     cells: Screened | None,
+    chance: np.ndarray,
     rng: np.random.Generator,
-) -> pd.DataFrame:
-    """One row per method and perturbation, the mean over the halves of the control cells.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row per method and perturbation, the mean over the halves of the control cells; and the same of each shuffle.
 
     Parameters
     ----------
@@ -43,9 +46,13 @@ def method_scores(
     free, keep
         Which features of each perturbation are measured and not hit, and which of these count. What a prediction leaves
         out, as a screen does with small effects, hardly changes: it is no change in the predicted mean.
+    chance
+        ``(n_networks, n_perturbations, n_features)``: predictions of networks whose targets are shuffled, NaN for
+        perturbations that no known network predicts. The features of these are permuted instead.
     """
     space = None if cells is None or cells.shown.sum() < 2 else _Space(cells, measured, keep, rng)
-    tables = []
+    tables, single = [], []
+    from_network = asked & np.isfinite(chance[0]).any(1)
     for number, seen in enumerate(reversed(measured.truths)):
         made, truth = baselines(seen), measured.truths[number]
         board = _Board(truth, measured, free, keep, asked)
@@ -53,7 +60,11 @@ def method_scores(
         for method, delta in made.items():
             others = None if method == "no_change" else made["perturbed_mean"]
             parts.append(board.scores(method, delta, seen=others))
-        parts.append(board.shuffled(prediction, _SHUFFLES // len(measured.truths), rng))
+        shuffles = board.networks(chance, from_network) + board.permuted(
+            prediction, asked & ~from_network, _SHUFFLES // len(measured.truths), rng
+        )
+        single += shuffles
+        parts.append(_mean(pd.concat(shuffles)))
         if measured.halves is not None:
             parts.append(board.ceiling())
         table = pd.concat([part for part in parts if len(part)], ignore_index=True)
@@ -61,8 +72,12 @@ def method_scores(
             moved = {PREDICTION: prediction, **made}
             table["e_distance"] = np.nan if space is None else space.distances(table, moved, number)
         tables.append(table)
-    mean = pd.concat(tables).groupby(["method", "perturbation"], sort=False, as_index=False).mean()
-    return mean.astype({"n_changed": int})
+    return _mean(pd.concat(tables)).astype({"n_changed": int}), _mean(pd.concat(single), "shuffle")
+
+
+def _mean(table: pd.DataFrame, *by: str) -> pd.DataFrame:
+    table = table if by else table.drop(columns="shuffle", errors="ignore")
+    return table.groupby(["method", *by, "perturbation"], sort=False, as_index=False).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +108,26 @@ class _Board:
         frame.insert(0, "method", method)
         return frame[mine]
 
-    def shuffled(self, delta: np.ndarray, times: int, rng: np.random.Generator) -> pd.DataFrame:
-        """Mean scores of the prediction with its features permuted among those that are scored."""
-        frames = []
-        for _ in range(times):
+    def networks(self, chance: np.ndarray, mine: np.ndarray) -> list[pd.DataFrame]:
+        """Scores of what networks with shuffled targets predict of these perturbations."""
+        board = replace(self, asked=mine)
+        return [
+            board.scores(SHUFFLED_TARGETS, predicted).assign(shuffle=number)
+            for number, predicted in enumerate(chance)
+            if mine.any()
+        ]
+
+    def permuted(
+        self, delta: np.ndarray, mine: np.ndarray, times: int, rng: np.random.Generator
+    ) -> list[pd.DataFrame]:
+        """Scores of the prediction of these perturbations with its features permuted among those that are scored."""
+        frames, board = [], replace(self, asked=mine)
+        for number in range(times if mine.any() else 0):
             permuted = delta.copy()
-            for i in np.flatnonzero(self.asked):
+            for i in np.flatnonzero(mine):
                 permuted[i, self.keep[i]] = rng.permutation(delta[i, self.keep[i]])
-            frames.append(self.scores(SHUFFLED, permuted))
-        return pd.concat(frames).groupby(["method", "perturbation"], sort=False, as_index=False).mean()
+            frames.append(board.scores(SHUFFLED_FEATURES, permuted).assign(shuffle=number))
+        return frames
 
     def ceiling(self) -> pd.DataFrame:
         """Scores of a prediction without error: what was measured against the same with its noise once more.

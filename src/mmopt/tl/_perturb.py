@@ -14,6 +14,7 @@ from mmopt._compat import own_copy, versions
 from mmopt._threads import sensible_threads
 from mmopt.grn.effects import Perturbation, against_null, epistasis, summarise
 from mmopt.models.trained import check_model
+from mmopt.tl._cell_effects import cell_effects, store_cell_effects, wanted_roles
 from mmopt.tl._conformal import calibrate, check_interval, control_cells
 from mmopt.tl._descent import NETWORK, TWIN, check_method, claimed, in_course, with_past
 from mmopt.tl._evidence import doubts
@@ -22,7 +23,9 @@ from mmopt.tl._matched import matched_p
 from mmopt.tl._perturb_tables import decoded_effects, effect_table, group_table
 from mmopt.tl._reference import shift_cells, some_cells
 from mmopt.tl._reference_flow import reference_flow
+from mmopt.tl._repeated import recorded
 from mmopt.tl._scene import ALL, Stage, members_of, set_stage
+from mmopt.tl._states import state_table
 
 if TYPE_CHECKING:
     from mmopt.models import TriVI
@@ -51,6 +54,7 @@ def perturb(
     control: str | None = None,
     allow_extrapolation: bool = False,
     on_missing: str = "raise",
+    per_cell: str | Sequence[str] = (),
     key_added: str | None = None,
     random_state: int = 0,
     copy: bool = False,
@@ -104,6 +108,9 @@ def perturb(
         Compute an over-expression or level beyond twice the observed, or of a gene that is not expressed.
     on_missing
         ``"zero"`` gives the direct effect alone for what regulates nothing, instead of an error.
+    per_cell
+        Modalities, such as ``"rna"`` or ``["rna", "prot"]``, of which the effects on every cell are stored too. Off by
+        default: that is a dense array of cells by features, and the ensemble runs for every cell.
     key_added
         Name of the result; default ``"GATA1_knockout"``, ``"GATA1+SPI1_knockout"``.
     random_state
@@ -132,7 +139,8 @@ def perturb(
         same done to other regulators of like expression has as large effects, by some of the members),
         ``clip_fraction, ood_fraction, perturbation_score`` (mean cosine of the cells' moves with the
         direction in which their neighbours are ahead, by pseudotime or along the velocity), ``agreement`` (cosine of the network's
-        effects with the model's difference of decodes). ``params`` (with ``interval``), ``warnings``, ``versions``. For
+        effects with the model's difference of decodes). ``cells`` (those that stand for the groups, with their ``weight`` in the mean over all) and
+        ``interventions``; ``params`` (with ``interval``), ``warnings``, ``versions``. For
         conformal intervals also ``n_calibration``, ``coverage`` and ``coverage_changed`` in ``params``;
         ``calibration``: ``perturbation, n_cells, coverage`` (of its measured features by the interval calibrated on the
         others), ``coverage_changed`` (of those that change by more than 0.1 and four standard errors), the same for
@@ -140,6 +148,16 @@ def perturb(
         ``mae`` beside ``mae_no_change`` and ``mae_scaled``, with the ``factor`` on all effects that fits the others
         (only reported: a fitted factor would cost the guarantee); and ``skipped``, with reasons. ``sd`` and ``prob_up``
         stay those of the ensemble; limits are NaN where fewer than 9 perturbations measure a feature.
+        ``states`` (where ``groupby`` names two groups or more): table ``group, state, before, after, delta, q05, q95``:
+        what share of the 15 unperturbed cells nearest to one of ``group`` is of the group ``state``, mean over the cells that stand for
+        the group, before and after the perturbation; limits over the members alone, which hold few of the true changes. Cells that stand for the groups are
+        compared, up to 50 of each, in the embedding of ``model``, or else in the first principal components of the
+        pooled RNA without the clamped genes. ``null95``: size of ``delta`` that one network in twenty with shuffled targets
+        exceeds.
+    ``mdata["rna"].layers["delta_GATA1_knockout"]``
+        With ``per_cell="rna"``: the effect on every cell, as ``delta``, float32; its mean over a group is the ``delta`` of the group, but for
+        the drawing of up to 50 cells that stand for it (300 where there are no groups). NaN for cells that were not perturbed and for features
+        the network does not have.
     ``mdata.obsm["X_mmopt_GATA1_knockout"]``, ``mdata.obsm["X_mmopt_GATA1_knockout_null"]``
         Where the model puts each cell afterwards, and where it would with shuffled targets; only with ``model``.
     ``mdata.obs["perturb_score_GATA1_knockout"]``
@@ -186,6 +204,7 @@ def perturb(
     conformal = interval == "conformal"
     if conformal:
         cells, labels = control_cells(mdata, perturbation_key, control)
+        control = str(labels[cells].iloc[0])
     lost: list[str] = []
     if method == TWIN:
         course, members, cells, lost = in_course(mdata, twin, members_of(mdata, cells))
@@ -198,6 +217,7 @@ def perturb(
     usual = TWIN if method == TWIN and model is not None else None
     reference, ahead = reference_flow(mdata, pseudotime_key, flow, twin, usual)
     interventions = parse(perturbation, mode, level, stage.features, mdata)
+    roles = wanted_roles(per_cell, stage.features.modalities)
     columns = [i.column for i in interventions]
     detected = stage.profiles.detected(columns, stage.member)
     in_groups = stage.profiles.detected_in(
@@ -252,6 +272,11 @@ def perturb(
     score = None if ahead is None else shift.along(ahead)
     with sensible_threads(0):
         matched = matched_p(stage, interventions, clamp, rng)
+        states = state_table(mdata, stage, clamp, shift, model, n_null, random_state)
+        of_cells = {
+            stage.features.modalities[role]: cell_effects(mdata, stage, make, role, claimed(draws, method))
+            for role in roles
+        }
     decoded = decoded_effects(stage, shift)
     groups = group_table(
         stage, clamp, in_groups, summary["delta"], decoded, clipped, matched, shift, whole, score
@@ -268,22 +293,25 @@ def perturb(
     for remark in remarks:
         warnings.warn(f"{key}: {remark}", stacklevel=2)
 
+    tables, how = recorded(mdata, stage, [interventions], method, n_steps, twin)
     found = {
         "effects": effect_table(
             stage, summary, p, band, list(clamp.clamps), {"decoded": decoded, **together}
         ),
         "groups": groups,
+        **({} if states is None else {"states": states}),
+        **tables,
         "params": {
             "perturbation": [i.name for i in interventions],
             "mode": [i.mode for i in interventions],
             "level": np.array([np.nan if i.level is None else i.level for i in interventions]),
-            "method": method,
+            **how,
             "groupby": groupby or "",
-            "n_steps": "course" if method == TWIN else "member" if n_steps is None else str(n_steps),
             "n_null": n_null,
             "n_members": stage.scene.network.n_members,
             "n_cells": len(stage.chosen),
             "interval": interval,
+            **({"perturbation_key": perturbation_key, "control": control} if conformal else {}),
             **extra.pop("params", {}),
             "regulons": regulons,
             "modalities": dict(stage.features.modalities),
@@ -301,6 +329,7 @@ def perturb(
         mdata.obsm.pop(stale, None)
     if _keys.perturbation_score(key) in mdata.obs:
         del mdata.obs[_keys.perturbation_score(key)]
+    store_cell_effects(mdata, key, of_cells)
     if model is not None:
         embedded = np.full((mdata.n_obs, shift.after.shape[1]), np.nan, dtype=np.float32)
         embedded[moved] = shift.after

@@ -1,24 +1,22 @@
 """Where the perturbed cells go in an embedding: outside of what was seen, with or against the reference flow."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from mudata import MuData
-from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from mmopt._checks import counts, positions
-from mmopt._compat import layer_names
-from mmopt._keys import COUNTS_LAYER
 from mmopt._random import derived
 from mmopt.grn.effects import Perturbation, Scene
-from mmopt.grn.pooling import SCALE, log_ratio, per_ten_thousand
+from mmopt.grn.pooling import log_ratio, per_ten_thousand
+from mmopt.grn.propagation import Cells
+from mmopt.tl._recounted import Recounted
 from mmopt.tl._reference_flow import Ahead
 from mmopt.tl._scene import ALL, Stage
 
@@ -37,6 +35,22 @@ _BLOCK = 2000
 _MOST, _EACH = 5000, 50
 
 
+class Seen:
+    """The unperturbed cells of an embedding ``(n, d)``, and how near their neighbours usually are."""
+
+    def __init__(self, before: np.ndarray) -> None:
+        self.k = min(_NEIGHBOURS, len(before) - 1)
+        if self.k > 0:
+            self._index = NearestNeighbors(n_neighbors=self.k).fit(before)
+            self._usual = np.quantile(self._index.kneighbors()[0][:, -1], _RADIUS)
+
+    def outside(self, after: np.ndarray) -> np.ndarray:
+        """Which cells lie farther from the unperturbed ones than 99 % of those do from each other."""
+        if self.k < 1:
+            return np.zeros(len(after), dtype=bool)
+        return self._index.kneighbors(after)[0][:, -1] > self._usual
+
+
 @dataclass(frozen=True, eq=False)
 class Shift:
     """Embedding of some cells before and after, ``(n, d)``, and the generative effects if a model gave any.
@@ -52,12 +66,7 @@ class Shift:
 
     def outside(self) -> np.ndarray:
         """Which cells lie farther from the unperturbed ones than 99 % of those do from each other."""
-        k = min(_NEIGHBOURS, len(self.before) - 1)
-        if k < 1:
-            return np.zeros(len(self.after), dtype=bool)
-        index = NearestNeighbors(n_neighbors=k).fit(self.before)
-        usual = np.quantile(index.kneighbors()[0][:, -1], _RADIUS)
-        return index.kneighbors(self.after)[0][:, -1] > usual
+        return Seen(self.before).outside(self.after)
 
     def along(self, ahead: Ahead) -> np.ndarray:
         """Cosine of each cell's shift with the direction in which its neighbours are ahead of it; NaN without either."""
@@ -113,13 +122,8 @@ def shift_cells(
             parts.append(_with_model(mdata, stage, model, rows, *values, rng))
     old, new = (np.vstack(part) for part in list(zip(*parts, strict=True))[:2])
     if model is None:
-        if min(old.shape) < 2:
-            return Shift(cells, old, new, {})
-        # exact for the few components wanted, whatever the shape
-        pca = PCA(
-            min(_COMPONENTS, min(old.shape) - 1), svd_solver="arpack", random_state=derived(seed, 13)
-        ).fit(old)
-        return Shift(cells, pca.transform(old), pca.transform(new), {})
+        embed = components(old, seed)
+        return Shift(cells, embed(old), embed(new), {})
     decoded = {}
     place = {cell: i for i, cell in enumerate(stage.chosen)}
     for role in model.modalities:
@@ -130,8 +134,39 @@ def shift_cells(
     return Shift(cells, old, new, decoded)
 
 
+def components(values: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """First principal components of these cells' values, as a function that embeds others; as they are where there is but one."""
+    n = min(_COMPONENTS, min(values.shape) - 1)
+    if n < 1:
+        return np.asarray
+    # exact for the few components wanted, whatever the shape
+    return PCA(n, svd_solver="arpack", random_state=derived(seed, 13)).fit(values).transform
+
+
+def outside_of_data(stage: Stage, cells: Cells, sets: Sequence[Mapping[int, float]], seed: int) -> np.ndarray:
+    """Share of the cells that clamping each set of columns takes out of the data, ``(n_sets,)``.
+
+    As :meth:`Shift.outside` has it without a model, of cells that need not be any of the data.
+    """
+    rna = stage.features.blocks["rna"]
+    rows, _ = some_cells(stage, seed)
+    blocks = (stage.on(rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK))
+    before = np.vstack([scene.readout.logged(scene.cells.level)[:, rna] for scene in blocks])
+    embed = components(before, seed)
+    seen = Seen(embed(before))
+    scene, place = replace(stage.scene, cells=cells).narrowed(rna)
+    members = range(min(_MEMBERS, scene.network.n_members))
+    share = []
+    for clamps in sets:
+        done = Perturbation(clamps, {}).placed(place)
+        level = np.mean([scene.moved(done, m)[0] for m in members], axis=0)
+        after = scene.readout.logged(level)[:, : rna.stop - rna.start]
+        share.append(float(seen.outside(embed(after)).mean()))
+    return np.array(share)
+
+
 @contextmanager
-def _less_talk() -> Iterator[None]:
+def less_talk() -> Iterator[None]:
     """Keep scvi-tools from announcing every copy of the data inside the block; its warnings stay."""
     logger = logging.getLogger("scvi")
     level = logger.level
@@ -152,34 +187,10 @@ def _with_model(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Latent means of both versions of some cells, and the change of the logged decodes in the network's columns."""
-    reference, changed = mdata[rows].copy(), mdata[rows].copy()
-    registry = model.registry["field_registries"]
-    roles = [role for role in stage.features.blocks if role in model.modalities]
-    for role in roles:
-        state, block = registry[role]["state_registry"], stage.features.blocks[role]
-        adata = changed.mod[state["modality"]]
-        layer = state["layer"]
-        raw = counts(adata, state["modality"], layer)
-        raw = np.array(raw.todense() if sparse.issparse(raw) else raw, dtype=np.float32)
-        place = positions(changed, state["modality"])
-        here = np.flatnonzero(place >= 0)
-        columns = adata.var_names.get_indexer(stage.features.names[role])
-        was, old, new = raw[np.ix_(place[here], columns)], before[here, block], after[here, block]
-        if role == "prot":
-            expected = np.maximum((was + 1) * (new + 1e-6) / (old + 1e-6) - 1, 0)
-        else:
-            # what falls, falls in proportion to what was counted; what rises is added: nothing gets below zero
-            risen = was + (new - old) * was.sum(1, keepdims=True) / SCALE
-            expected = np.where(new < old, was * new / np.maximum(old, 1e-9), risen)
-        # drawn to an integer: the model asks for counts, and one that does not change stays as it is
-        raw[np.ix_(place[here], columns)] = np.floor(expected + rng.random(expected.shape))
-        layers = layer_names(adata)
-        target = layer or (COUNTS_LAYER if COUNTS_LAYER in layers else "X")
-        if target in layers:
-            adata.layers[target] = sparse.csr_matrix(raw)
-        else:
-            adata.X = sparse.csr_matrix(raw)
-    with _less_talk():
+    registry, recounted = model.registry["field_registries"], Recounted(mdata, stage, model, rows)
+    roles, reference = recounted.roles, mdata[rows].copy()
+    changed = recounted.changed(before, after, rng)
+    with less_talk():
         pair = [np.asarray(model.get_latent_representation(m), dtype=float) for m in (reference, changed)]
         shown = np.flatnonzero(np.isin(rows, stage.chosen))
         expectations = {

@@ -23,8 +23,8 @@ from mmopt.grn.search import (
 )
 from mmopt.models.trained import check_model
 from mmopt.tl._interventions import Intervention, build
-from mmopt.tl._journey import End, Place, allowed_ways, journey, place
-from mmopt.tl._reference import shift_cells
+from mmopt.tl._journey import End, Place, alike_by_chance, allowed_ways, journey, place, same_cells
+from mmopt.tl._reference import outside_of_data, shift_cells
 from mmopt.tl._relaxed_search import OPTIMIZERS, compare_relaxed
 from mmopt.tl._reprogram_tables import SCREEN_CELLS, named, pareto, scored, search_table
 from mmopt.tl._scene import Stage, set_stage
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _SCREEN_MEMBERS, _KEPT = 5, 25
 # source cells that a model embeds again, and cells around each that say where it is
 _EMBEDDED, _NEIGHBOURS = 300, 15
+# p value above which source and target are taken for one population, and share outside of the data that is spoken of
+_ALIKE, _MUCH = 0.05, 0.1
 
 
 def reprogram(
@@ -120,7 +122,9 @@ def reprogram(
             ``rank_sd`` and ``top_share`` (over the ensemble, among sets of its size), ``null_p`` (how often the best set of
             this size in a shuffled network makes as much progress), ``matched_p`` (how often the same done to regulators
             of like expression; for the five best of each size), ``marker_difference`` and ``marker_rank`` (the baseline
-            without network), ``significant``.
+            without network), ``significant`` (``null_p`` of 0.05 or less, progress above 0, and a source that can be told from
+            the target), ``ood_fraction`` (share of the cells that end farther from the unperturbed ones than 99 % of these are
+            from each other, as in :func:`mmopt.tl.perturb` without a model).
         ``pareto``
             Number of factors against progress: the best set of each size, the best by ``marker difference``,
             ``null95`` and, with a model, ``model_reached``.
@@ -130,13 +134,17 @@ def reprogram(
         ``trace``
             Objective of every evaluation of every optimizer, rate and start.
 
+        ``alike_p``
+            How often random divisions of the cells of source and target differ as much as these two; NaN for a vector.
+
         ``left_out``, ``groups``, ``significant``, ``warnings``, ``params``, ``versions``
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        No network, unknown groups, cells, features or modes, nothing that can be done, source and target of the same cells;
-        the message says what to change. A target that is not reached is no error: ``significant`` is false.
+        No network, unknown groups, cells, features or modes, nothing that can be done; the message says what to change. A target
+        that is not reached is no error, nor are a source and target that can not be told apart (the same cells, or cells
+        of which one in twenty random divisions differs as much): ``significant`` is false, and a warning says why.
 
     Notes
     -----
@@ -167,10 +175,9 @@ def reprogram(
     start, end = (place(mdata, stage, e, w, groupby) for e, w in ((source, "source"), (target, "target")))
     ours, theirs = (np.array([], dtype=int) if p.rows is None else p.rows for p in (start, end))
     both = np.intersect1d(ours, theirs)
-    if len(both) and np.array_equal(ours, theirs):
-        raise ValueError("source and target are the same cells: there is nothing to reach; give two groups")
     ways, left_out = allowed_ways(mdata, stage, start, features, modes, allow_extrapolation)
     task, names = journey(mdata, stage, start, end, groupby, random_state)
+    alike = alike_by_chance(stage, start, end, random_state)
     rng = np.random.default_rng([random_state, 32])
     n_members = stage.scene.network.n_members
     members = np.unique(np.linspace(0, n_members - 1, min(_SCREEN_MEMBERS, n_members)).round().astype(int))
@@ -207,23 +214,40 @@ def reprogram(
             [scored(task, stage, sets, chance[:, size - 1], identity, rng) for size, sets in kept.items()],
             ignore_index=True,
         )
+        ranking["ood_fraction"] = outside_of_data(
+            stage, task.cells, [task.levels(s) for sets in kept.values() for s in sets], random_state
+        )
+    ranking["significant"] &= not alike > _ALIKE
     order = ranking["progress"] - penalty * ranking["n_factors"]
     ranking = ranking.loc[order.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
 
     remarks = list(stage.remarks)
-    if not task.gap.any():
+    if not (same_cells(start, end) or task.gap.any()):
         remarks.append(
             "the target holds no regulator, so markers say nothing: their baseline is an arbitrary set"
         )
-    if len(both):
+    if same_cells(start, end):
+        remarks.append(
+            "source and target are the same cells: there is nothing to reach, and no set is significant; give two groups"
+        )
+    elif alike > _ALIKE:
+        remarks.append(
+            f"source and target can not be told apart: {alike:.0%} of random divisions of their cells differ as much; there is "
+            "nothing to reach, and no set is significant"
+        )
+    elif len(both):
         remarks.append(
             f"{len(both)} cells are in the source and in the target: the way between them looks shorter"
         )
     significant = bool(ranking["significant"].any())
-    if not significant:
+    if not significant and not alike > _ALIKE:
         remarks.append(
             f"{end.name!r} is not reached: no set makes more progress than the best of a shuffled network "
             f"(smallest null_p {ranking['null_p'].min():.2g}); do not act on this ranking"
+        )
+    if (lost := ranking["ood_fraction"].iloc[0]) > _MUCH:
+        remarks.append(
+            f"{lost:.0%} of the cells lie beyond 99 % of the unperturbed cells after the first choice: it is an extrapolation"
         )
     front = pareto(ranking, chance, found, markers, stage)
     if model is not None:
@@ -248,6 +272,7 @@ def reprogram(
         "left_out": pd.DataFrame(left_out, columns=["intervention", "reason"], dtype=object),
         "groups": np.array(names, dtype=object),
         "significant": significant,
+        "alike_p": alike,
         "warnings": np.array(remarks, dtype=object),
         "params": {
             "source": start.name,

@@ -22,6 +22,7 @@ from mmopt.tl._evidence import weakest_evidence
 from mmopt.tl._features import Features
 from mmopt.tl._interventions import MODES, Intervention, build, label, parse, refuse_unsound
 from mmopt.tl._matched import matched_in_screen, rms_of_effects
+from mmopt.tl._repeated import members_used, recorded
 from mmopt.tl._scene import Stage, members_of, set_stage
 
 
@@ -86,7 +87,8 @@ def screen(
         Benjamini–Hochberg over the perturbations of a group, ``n_confident``, RNA features that are not clamped and whose
         interval leaves out 0, and of the perturbed regulators in :func:`mmopt.tl.regulons` the largest ``doubt`` and the fewest
         edges ``n_confirmed``, NaN where none is perturbed: with few, a low rank says little), ``skipped`` (what was refused,
-        and why), ``params`` and ``versions``; with conformal intervals ``calibration`` and ``not_calibrated`` (its skipped
+        and why), ``interventions`` (``perturbation, modality, feature, mode, level``, NaN for the usual one) and ``cells`` (those computed,
+        with their ``weight`` in the mean over all), ``params`` and ``versions``; with conformal intervals ``calibration`` and ``not_calibrated`` (its skipped
         perturbations) too.
 
         For ``matched_p`` :func:`mmopt.tl.perturb` draws 20 of the 40 regulators nearest in expression and does the same to
@@ -116,6 +118,7 @@ def screen(
     conformal = interval == "conformal"
     if conformal:
         cells, labels = control_cells(mdata, perturbation_key, control)
+        control = str(labels[cells].iloc[0])
     lost: list[str] = []
     if method == TWIN:
         course, twins, cells, lost = in_course(mdata, twin, members_of(mdata, cells))
@@ -132,8 +135,7 @@ def screen(
     if method == TWIN:
         stage = with_past(stage, course, twins, random_state)
     jobs = _jobs(mdata, stage, features, modes, level, order)
-    chosen = np.linspace(0, stage.scene.network.n_members - 1, min(n_members, stage.scene.network.n_members))
-    members = np.unique(chosen.round().astype(int))
+    members = members_used(stage.scene.network.n_members, n_members)
     spread, rna = stage.spread, stage.features.blocks["rna"]
     frames, ranking, skipped, done = [], [], [], []
     detected = stage.profiles.detected({one.column for job in jobs for one in job}, stage.member)
@@ -194,20 +196,23 @@ def screen(
     for remark in remarks:
         logger.warning("%s", remark)
     table = _joined(stage, frames)
+    tables, how = recorded(mdata, stage, done, method, n_steps, twin)
     mdata.uns[key_added] = {
         "effects": table,
         "ranking": _ranking(stage, done, ranking),
+        **tables,
         "skipped": pd.DataFrame(skipped, columns=["perturbation", "reason"], dtype=object),
         "params": {
             "order": order,
             "mode": modes,
             "groupby": groupby or "",
-            "method": method,
+            **how,
             "n_members": len(members),
             "n_cells": len(stage.chosen),
             "regulons": regulons,
             "random_state": random_state,
             "interval": interval,
+            **({"perturbation_key": perturbation_key, "control": control} if conformal else {}),
             **extra.pop("params", {}),
         },
         **extra,
