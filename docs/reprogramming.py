@@ -103,7 +103,7 @@ def screen_time(found: pd.DataFrame) -> str:
     said = {
         "screen": "`tl.screen` with {n} perturbations of {cells:,} cells, {genes} genes, {peaks:,} peaks and {proteins} proteins (knock-outs, "
         "over-expressions, pairs, closed peaks, blocked proteins; the network given)",
-        "reprogram": "`tl.reprogram` with {n} regulators, all pairs and the three optimizers",
+        "reprogram": "`tl.reprogram` with {n} regulators, all pairs and three optimizers",
     }
     parts = []
     for what, text in said.items():
