@@ -91,7 +91,10 @@ def test_against_the_truth_of_a_simulation(regulated):
     )
     scores = mm.tl.evaluate_perturbation(mdata, predicted, truth)
     assert set(scores["method"]) == {"prediction", *BASELINES}
-    assert median(scores, "prediction", "pearson") > 0.5 > median(scores, "shuffled_targets", "pearson")
+    assert median(scores, "prediction", "pearson") > 0.5
+    assert abs(median(scores, "shuffled_targets", "pearson")) < 0.3, (
+        "a network of shuffled targets knows nothing"
+    )
     assert median(scores, "split_half_ceiling", "pearson") > 0.95
     protein = mm.tl.evaluate_perturbation(mdata, predicted, truth, modality="prot", key_added="protein")
     assert len(protein) and "protein" in mdata.uns
