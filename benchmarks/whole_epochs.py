@@ -114,7 +114,8 @@ def section(table: pd.DataFrame) -> str:
 
 The same counts, and epochs as `train` does them by default, on a tenth of the cells held out and evaluated: CPU \
 microseconds per cell, median (smallest-largest) over turns of the two models in one process ({told}). "First" is the first \
-epoch of a turn, with the start-up. The file is dropped from the cache of the system before each epoch.
+epoch of a turn, with the start-up. The file is dropped from the cache of the system before each epoch; what else ran on the \
+machine moves the clock by more than the disk does.
 
 {body}
 """
