@@ -166,12 +166,14 @@ def main() -> None:
 
 {a.genes:,} genes ({a.genes // 10} detected per cell) and {a.peaks:,} peaks ({a.per_cell:,} accessible per cell), random \
 counts; {a.steps} steps of 128 cells. CPU microseconds per cell: "set up" checks every count, "make" takes the model's \
-starting values from two passes over the data, "train" is per cell trained on (no validation, which reads most of the \
-file again). Peak memory is that of the whole process, libraries included.
+starting values from two passes over the data, "train" is per cell trained on, without validation. Peak memory is that of the whole process, libraries included.
 
 {body}
 """
-    (a.out / "scale.md").write_text(text)
+    page = a.out / "scale.md"
+    # what whole_epochs.py has written stays
+    _, mark, rest = page.read_text().partition("\n## ") if page.exists() else ("", "", "")
+    page.write_text(text + mark + rest)
     print(text)
 
 

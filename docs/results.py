@@ -96,6 +96,8 @@ def write(benchmarks: Path, out: Path) -> None:
     (include / "twin_traced.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
     told, words = twins.schedules(pd.read_csv(benchmarks / "twin" / "schedules.csv"))
     (include / "twin_schedules.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
+    told, words = twins.size(pd.read_csv(benchmarks / "twin" / "size.csv"))
+    (include / "twin_size.md").write_text(f"{table(told)}\n{words}", encoding="utf-8")
     layers.draw(benchmarks.parent / "pyproject.toml", figures / "layers.svg")
 
 

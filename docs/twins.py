@@ -165,3 +165,19 @@ def schedules(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         f"{pulses['tv'].mean():.3f}. Of {n} shares that a pulse truly leaves more than 0.05 apart from a clamp that lasts, it "
         f"gives the direction for {right}, the opposite for {wrong}, and none for the others.\n"
     )
+
+
+def size(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Seconds and peak memory of every step at every size, and what the steps after the simulation of the course take together."""
+    parts = {}
+    for cells, mine in rows.groupby("cells"):
+        mine = mine.set_index("step")
+        for column, name in (("cpu_s", "CPU (s)"), ("wall_s", "wall (s)")):
+            parts[f"{cells:,} cells, {name}"] = mine[column].map("{:.0f}".format)
+        parts[f"{cells:,}, peak (GB)"] = mine["peak_gb"].map("{:.1f}".format)
+    shown = pd.DataFrame(parts).reindex(rows["step"].drop_duplicates()).fillna("").reset_index(names="step")
+    told = []
+    for cells, mine in rows[rows["step"] != "course"].groupby("cells"):
+        said = f"{mine['cpu_s'].sum():.0f} s of CPU time, {mine['wall_s'].sum():.0f} s by the clock"
+        told.append(f"{cells:,} cells: {said}, {mine['peak_gb'].max():.1f} GB at most")
+    return shown, f"From the counts to both simulations, {'; '.join(told)}.\n"

@@ -200,6 +200,17 @@ def test_the_page_of_the_twin_says_where_it_tells_no_fates(made):
         assert f"`{row['network']}` on day {row['time']:g}" in text.split("exceptions: ")[1]
 
 
+def test_the_page_of_the_twin_has_the_time_and_memory_of_every_step(made):
+    rows = pd.read_csv(DOCS.parent / "benchmarks" / "twin" / "size.csv")
+    text = (made / "include" / "twin_size.md").read_text(encoding="utf-8")
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines()}
+    for row in rows.itertuples():
+        assert f"| {row.cpu_s:.0f} | {row.wall_s:.0f} | {row.peak_gb:.1f} |" in lines[row.step]
+    assert set(rows["cells"]) == {2000, 200_000}
+    assert rows.groupby("cells")["step"].nunique().min() >= 5
+    assert rows["peak_gb"].max() < 12
+
+
 def test_effects_beside_the_truth_are_told_apart_by_setting(made):
     rows = pd.read_csv(DOCS.parent / "benchmarks" / "perturbation" / "accuracy.csv")
     pages = {

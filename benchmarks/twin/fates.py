@@ -49,11 +49,16 @@ def course(name: str):
         times=TIMES,
         random_state=seed,
     )
+    return mdata, network, noisy_prior(mdata, network.regulators)
+
+
+def noisy_prior(mdata, regulators: list[str]) -> pd.DataFrame:
+    """True edges of a simulated course without a fifth of them, and 30 % false ones."""
     rng = np.random.default_rng(5)
     edges = mdata.uns["truth"]["edges"].rename(columns={"sign": "weight"})[["source", "target", "weight"]]
     true = edges[rng.random(len(edges)) > 0.2]
     genes = mdata["rna"].var_names
-    sources = [*network.regulators, *(g for g in genes if g.startswith("DECOY"))]
+    sources = [*regulators, *(g for g in genes if g.startswith("DECOY"))]
     n = int(0.3 * len(edges))
     false = pd.DataFrame(
         {
@@ -62,7 +67,7 @@ def course(name: str):
             "weight": rng.choice([-1.0, 1.0], n),
         }
     )
-    return mdata, network, pd.concat([true, false]).drop_duplicates(["source", "target"])
+    return pd.concat([true, false]).drop_duplicates(["source", "target"])
 
 
 def embedded(mdata) -> None:

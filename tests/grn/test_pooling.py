@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 from scipy import sparse
 
@@ -16,6 +18,27 @@ def test_pools_are_sums_over_the_nearest_measured_cells():
     np.testing.assert_array_equal(pool_counts(counts, where, embedding, query, 6), got)
     everything = pool_counts(counts, where, embedding, query, 999)
     np.testing.assert_array_equal(everything, np.tile(counts.sum(0), (3, 1)))
+
+
+def test_only_some_may_be_pooled():
+    rng = np.random.default_rng(2)
+    counts, embedding = rng.poisson(2, (40, 5)), rng.standard_normal((60, 3))
+    where, among, query = np.arange(5, 45), np.arange(1, 40, 3), np.array([0, 30])
+    expected = pool_counts(counts[among], where[among], embedding, query, 4)
+    for form in (counts, sparse.csr_matrix(counts)):
+        np.testing.assert_array_equal(pool_counts(form, where, embedding, query, 4, among), expected)
+        everything = pool_counts(form, where, embedding, query, 999, among)
+        np.testing.assert_array_equal(everything, np.tile(counts[among].sum(0), (2, 1)))
+
+
+def test_counts_that_are_in_no_pool_are_not_copied():
+    counts = sparse.random(20_000, 50, 1.0, "csr", dtype=np.float32, random_state=0)  # 8 MB
+    embedding = np.arange(20_000.0)[:, None]
+    tracemalloc.start()
+    pool_counts(counts, np.arange(20_000), embedding, np.arange(5), 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4e6
 
 
 def test_scales():

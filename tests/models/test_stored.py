@@ -10,8 +10,8 @@ import scipy.sparse as sp
 import torch
 
 from mmopt.models import stored
-from mmopt.models.data import CellBatches, MosaicDataset, MosaicLoader
-from mmopt.models.mosaic import read_mosaic
+from mmopt.models.data import CellBatches, MosaicDataset, MosaicLoader, MosaicSplitter
+from mmopt.models.mosaic import Mosaic, read_mosaic
 
 ROWS = np.array([7, 3, 4, 4, 60, 0])
 
@@ -122,6 +122,47 @@ class TestOrder:
                     assert one.equal(other)
                 assert whole[f"{m}_rows"].equal(part[f"{m}_rows"])
         assert sum(reads) == 150
+
+
+class TestHeldOutCells:
+    @pytest.fixture
+    def splitters(self, on_disk, make_model):
+        """Of the same cells in memory and on disk, in groups of 16."""
+        return [MosaicSplitter(make_model(m).adata_manager, train_size=0.5, batch_size=8) for m in on_disk]
+
+    @pytest.fixture
+    def reads(self, monkeypatch):
+        """Number of cells of each reading."""
+        reads, subset = [], Mosaic.subset
+        monkeypatch.setattr(Mosaic, "subset", lambda m, cells: reads.append(len(cells)) or subset(m, cells))
+        return reads
+
+    def test_are_read_once_and_are_those_of_memory(self, splitters, reads):
+        in_memory, stored = (s.val_dataloader() for s in splitters)
+        for _ in range(2):
+            for one, other in zip(in_memory, stored, strict=True):
+                flat = [torch.utils._pytree.tree_leaves(b) for b in (one, other)]
+                assert all(a.equal(b) for a, b in zip(*flat, strict=True))
+        assert len(reads) == len(stored) > 3
+        assert sum(reads) == splitters[1].n_val
+
+    def test_stay_in_memory_as_far_as_there_is_room(self, splitters, reads, monkeypatch):
+        stored = splitters[1].val_dataloader()
+        sizes = [stored.dataset.mosaic.subset(g).nbytes for g in stored.sampler]
+        monkeypatch.setattr("mmopt.models.data.KEPT", sizes[0] + sizes[1])
+        reads.clear()
+        for n in (len(stored), len(stored) - 2):
+            assert len(list(stored)) == len(stored)
+            assert len(reads) == n
+            reads.clear()
+        assert sum(g.nbytes for g in stored.dataset.kept.values()) <= sizes[0] + sizes[1]
+
+    def test_leave_it_after_training(self, on_disk, make_model, train):
+        model = train(make_model(on_disk[1]), 1)
+        loader = model.trainer.val_dataloaders
+        assert loader.dataset.mosaic.on_disk
+        assert loader.dataset.kept is None
+        assert len(next(iter(loader))["batch"])
 
 
 def test_a_minibatch_does_not_copy_all_indices(make_mosaic):

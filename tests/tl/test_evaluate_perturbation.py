@@ -90,15 +90,17 @@ def test_against_the_truth_of_a_simulation(regulated):
         for gene in ("GATA1", "SPI1", "CEBPA")
     )
     scores = mm.tl.evaluate_perturbation(mdata, predicted, truth)
-    expected = {"prediction", "shuffled_targets", *BASELINES} - {
-        "shuffled_features"
-    }  # it is a network's, and stored
+    # it is a network's, and stored
+    expected = {"prediction", "shuffled_targets", *BASELINES} - {"shuffled_features"}
     assert set(scores["method"]) == expected
     assert median(scores, "prediction", "pearson") > 0.5 > median(scores, "shuffled_targets", "pearson") + 0.2
     summary = mdata.uns["perturbation_evaluation"]["summary"]
     shuffled = summary["method"] == "shuffled_targets"
     assert summary.loc[shuffled & (summary["metric"] == "pearson"), "sd"].item() > 0
     assert summary.loc[~shuffled, "sd"].isna().all()
+    assert abs(median(scores, "shuffled_targets", "pearson")) < 0.3, (
+        "a network of shuffled targets knows nothing"
+    )
     assert median(scores, "split_half_ceiling", "pearson") > 0.95
     protein = mm.tl.evaluate_perturbation(mdata, predicted, truth, modality="prot", key_added="protein")
     assert len(protein) and "protein" in mdata.uns

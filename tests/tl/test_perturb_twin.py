@@ -34,15 +34,20 @@ def test_effects_go_where_the_truth_goes(mdata):
     assert (result["params"]["method"], result["params"]["n_steps"]) == ("twin", "course")
     free = effects[~effects["direct"].to_numpy()]
     assert free[["delta", "sd", "q05", "q95", "prob_up", "null_p", "padj"]].notna().all(axis=None)
-    everyone = effects[(effects["group"] == "all") & (effects["modality"] == "rna")].set_index("feature")
-    truth = mm.datasets.truth_effect(mdata, "GATA1", groupby=None)
-    truth = truth[truth["modality"] == "rna"].set_index("feature")["delta"].drop("GATA1")
+    everyone = effects[effects["group"] == "all"].set_index(["modality", "feature"])
+    truth = mm.datasets.truth_effect(mdata, "GATA1", groupby=None).set_index(["modality", "feature"])["delta"]
+    for modality, n in (("rna", 15), ("atac", 30), ("prot", 5)):
+        true = truth[modality].drop("GATA1", errors="ignore")
+        got, largest = everyone.loc[modality].loc[true.index], true.abs().nlargest(n).index
+        assert np.corrcoef(got["delta"], true)[0, 1] > 0.7, modality
+        assert (np.sign(got["delta"]) == np.sign(true))[largest].mean() > 0.75, modality
+        inside = true.between(got["q05"], got["q95"])
+        assert inside[largest].mean() > 0.6, modality
+        assert inside.mean() > 0.85, modality
     # other lines of ancestors of more cells, and so about the same
-    means = of_cells.mean()[everyone.index]
-    assert np.corrcoef(means, everyone["delta"])[0, 1] > 0.9
+    of_genes = everyone.loc["rna", "delta"]
+    assert np.corrcoef(of_cells.mean()[of_genes.index], of_genes)[0, 1] > 0.9
     np.testing.assert_allclose(result["states"].groupby("group")["after"].sum(), 1)
-    largest = truth.abs().nlargest(15).index
-    assert (np.sign(everyone.loc[largest, "delta"]) == np.sign(truth[largest])).mean() > 0.75
     # a cell of the first time point had no time to lose more than the gene and what follows it at once; a late one had
     norm = result["groups"].set_index("group")["shift_norm"]
     assert norm["8"] > norm["0"]

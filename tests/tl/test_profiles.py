@@ -66,3 +66,14 @@ def test_asked_genes_of_a_sparse_matrix_are_read_at_once(mdata, monkeypatch):
     found = profiles.detected([5, 3], np.ones(40, dtype=bool))
     assert found == {c: (int((mdata["rna"].X.toarray()[:, c] > 0).sum()), 40) for c in (3, 5)}
     assert sum(isinstance(key, tuple) for key in reads) == 1
+
+
+def test_counts_of_all_cells_are_not_copied(mdata):
+    mdata["rna"].X = sparse.csr_matrix(mdata["rna"].X)
+    profiles = read(mdata)
+    assert np.shares_memory(profiles.counts["rna"].data, mdata["rna"].X.data)
+    turned = mudata.MuData({"rna": mdata["rna"][::-1].copy(), "prot": mdata["prot"].copy()})
+    turned = turned[mdata.obs_names].copy()
+    turned.obsm["X_pca"] = mdata.obsm["X_pca"]
+    query = np.arange(0, 40, 7)
+    np.testing.assert_array_equal(read(turned).values(query, 5), profiles.values(query, 5))

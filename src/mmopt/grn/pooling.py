@@ -14,6 +14,7 @@ def pool_counts(
     embedding: np.ndarray,
     query: np.ndarray,
     k: int,
+    among: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sum the raw counts of the ``k`` measured cells nearest to each queried one.
 
@@ -29,6 +30,8 @@ def pool_counts(
         Rows of ``embedding`` for which a pool is wanted; a cell need not be measured itself.
     k
         Cells in a pool; all measured ones where there are fewer.
+    among
+        Numbers of the measured cells that may be pooled; all if not given.
 
     Returns
     -------
@@ -40,17 +43,20 @@ def pool_counts(
     >>> pool_counts(np.eye(3), np.arange(3), np.array([[0.0], [1.0], [5.0]]), np.array([0]), k=2)
     array([[1., 1., 0.]])
     """
+    where = where if among is None else where[among]
     k = min(k, len(where))
-    if (
-        0 < k == len(where)
-    ):  # all of them, whichever are near: the noise of a measured effect is made of such pools
-        return np.repeat(as_dense(sparse.csr_matrix(np.ones((1, k))) @ counts), len(query), axis=0)
+    if 0 < k == len(where):
+        # all of them, whichever are near: the noise of a measured effect is made of such pools
+        chosen = counts if among is None else counts[among]
+        return np.repeat(as_dense(sparse.csr_matrix(np.ones((1, k))) @ chosen), len(query), axis=0)
     index = NearestNeighbors(n_neighbors=k).fit(embedding[where])
     near = index.kneighbors(embedding[query], return_distance=False)
+    # only rows that are in a pool: a product with all cells would first make a copy of all counts in double precision
+    pooled, place = np.unique(near, return_inverse=True)
     pools = sparse.csr_matrix(
-        (np.ones(near.size), near.ravel(), np.arange(0, near.size + 1, k)), shape=(len(query), len(where))
+        (np.ones(near.size), place.ravel(), np.arange(0, near.size + 1, k)), shape=(len(query), len(pooled))
     )
-    return as_dense(pools @ counts)
+    return as_dense(pools @ counts[pooled if among is None else among[pooled]])
 
 
 def as_dense(matrix: np.ndarray | sparse.csr_matrix) -> np.ndarray:

@@ -14,17 +14,22 @@ from mmopt.models.mosaic import Mosaic, read_mosaic
 from mmopt.models.resident import ResidentRows, fits
 from mmopt.models.sparse import Csr
 
+# bytes of held-out cells that stay in memory once they were read from disk: they are scattered, so that reading them anew
+# in every epoch would read most of the file a second time
+KEPT = 2**28
+
 
 class MosaicDataset(Dataset):
     """Indexed by an array of cells, gives one minibatch as a dictionary of tensors and sparse rows.
 
     Or indexed by a sorted array of cells, which is read as a whole and kept until another one comes, and an array of
-    positions in it.
+    positions in it. With ``kept`` a dictionary, groups that come again every epoch are read once, as far as ``KEPT`` goes.
     """
 
     def __init__(self, mosaic: Mosaic):
         self.mosaic = mosaic
         self.held: Mosaic | None = None
+        self.kept: dict[int, Mosaic] | None = None  # by the first cell of the group
         self.resident: dict[str, ResidentRows] = {}
         self.held_cells: np.ndarray | None = None
         self.numbered = False  # whether to say which rows of the data the peaks of a minibatch are
@@ -41,6 +46,8 @@ class MosaicDataset(Dataset):
                 self.held = None  # before the next is read
                 self.held, self.held_cells = mosaic.subset(held_cells), held_cells
             mosaic = self.held
+        elif self.kept is not None and len(cells):
+            mosaic, cells = self._read_once(cells), np.arange(len(cells))
         out = {"batch": torch.from_numpy(mosaic.batch[cells])}
         for m, place in mosaic.place.items():
             having = np.flatnonzero(place[cells] >= 0)
@@ -50,6 +57,14 @@ class MosaicDataset(Dataset):
             if self.numbered and m == "atac":
                 out["atac_at"] = torch.from_numpy(self.mosaic.place[m][of_data[having]])
         return out
+
+    def _read_once(self, cells: np.ndarray) -> Mosaic:
+        group = self.kept.get(int(cells[0]))
+        if group is None:
+            group = self.mosaic.subset(cells)
+            if sum(g.nbytes for g in self.kept.values()) + group.nbytes <= KEPT:
+                self.kept[int(cells[0])] = group
+        return group
 
 
 class CellBatches(Sampler):
@@ -194,6 +209,7 @@ class MosaicSplitter(lightning.LightningDataModule):
         if not self.n_train:
             raise ValueError("no cell is left to train on; hold out fewer")
         self._resident: dict[str, ResidentRows] = {}
+        self._keeping: list[MosaicDataset] = []
 
     @property
     def n_atac(self) -> int:
@@ -208,8 +224,10 @@ class MosaicSplitter(lightning.LightningDataModule):
             self._resident.update((m, ResidentRows(x, device)) for m, x in counts.items())
 
     def leave(self) -> None:
-        """Free the device of the counts, also in loaders that are kept; these read on from the host."""
+        """Free the device of the counts, and the memory of what is on disk, also in loaders that go on."""
         self._resident.clear()
+        for dataset in self._keeping:
+            dataset.kept = None
 
     def transfer_batch_to_device(self, batch: dict, device: torch.device, dataloader_idx: int) -> dict:
         """Leave it where it is on a CPU, instead of asking every array of it to move there."""
@@ -221,8 +239,14 @@ class MosaicSplitter(lightning.LightningDataModule):
         return self._loader(self.train_idx, self.batch_size, True, self.seed)
 
     def val_dataloader(self) -> MosaicLoader | list:
+        if not self.n_val:
+            return []
         # twice the batch: no gradients are kept
-        return self._loader(self.val_idx, 2 * self.batch_size) if self.n_val else []
+        loader = self._loader(self.val_idx, 2 * self.batch_size)
+        if loader.dataset.mosaic.on_disk:
+            loader.dataset.kept = {}
+            self._keeping.append(loader.dataset)
+        return loader
 
     def _loader(self, *args) -> MosaicLoader:
         loader = MosaicLoader(self.manager, *args, shared=True)

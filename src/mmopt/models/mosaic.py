@@ -40,6 +40,11 @@ class Mosaic:
         """Cells × modalities."""
         return np.column_stack([place >= 0 for place in self.place.values()])
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that the counts take, where they are in memory."""
+        return sum(x.data.nbytes + x.indices.nbytes + x.indptr.nbytes for x in self.counts.values())
+
     def seen(self, n_batch: int) -> dict[str, np.ndarray]:
         """Return, per modality, which batches have it."""
         return {m: np.bincount(self.batch[at >= 0], minlength=n_batch) > 0 for m, at in self.place.items()}

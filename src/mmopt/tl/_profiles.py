@@ -49,11 +49,11 @@ class Profiles:
         """
         parts = []
         for role in self.features.modalities:
-            matrix, rows = self.counts[role], self.rows[role]
-            if among is not None:
-                matrix, rows = matrix[among[rows]], rows[among[rows]]
-            pooled = pool_counts(matrix, rows, self.embedding, query, k)
-            parts.append(np.exp(pooled / min(k, len(rows))) if role == "prot" else per_ten_thousand(pooled))
+            rows = self.rows[role]
+            chosen = None if among is None else np.flatnonzero(among[rows])
+            pooled = pool_counts(self.counts[role], rows, self.embedding, query, k, chosen)
+            n = min(k, len(rows if chosen is None else chosen))
+            parts.append(np.exp(pooled / n) if role == "prot" else per_ten_thousand(pooled))
         return np.hstack(parts)
 
     def detected(self, columns: Iterable[int], cells: np.ndarray) -> dict[int, tuple[int, int]]:
@@ -95,19 +95,25 @@ def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_r
     for role, name in features.modalities.items():
         adata = mdata.mod[name]
         whole = counts(adata, name, layer)
-        matrix = whole[:, adata.var_names.get_indexer(features.names[role])]
-        place = positions(mdata, name)
+        columns, place = adata.var_names.get_indexer(features.names[role]), positions(mdata, name)
         here = np.flatnonzero(place >= 0)
-        matrix = matrix[place[here]]
+        matrix = whole if _all_in_order(columns, whole.shape[1]) else whole[:, columns]
+        matrix = matrix if _all_in_order(place[here], whole.shape[0]) else matrix[place[here]]
         if role == "prot":
             raw = np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
             matrix, counted[role] = log_ratio(raw), raw > 0
         elif matrix.shape[1] < whole.shape[1]:
-            mine, total = (np.ravel(m.sum(1)).astype(float) for m in (matrix, whole[place[here]]))
+            mine, total = np.ravel(matrix.sum(1)).astype(float), np.ravel(whole.sum(1)).astype(float)
+            total = total[place[here]]
             shares[role] = float((mine[total > 0] / total[total > 0]).mean())
         matrices[role], rows[role] = matrix, here
     embedding = _embedding(mdata, features, matrices, rows, use_rep)
     return Profiles(replace(features, shares=shares), matrices, rows, embedding, counted)
+
+
+def _all_in_order(chosen: np.ndarray, n: int) -> bool:
+    """Whether nothing would be left out or moved: a copy of large counts is not made for that."""
+    return np.array_equal(chosen, np.arange(n))
 
 
 def stored_embedding(mdata: MuData, use_rep: str) -> np.ndarray:
