@@ -144,12 +144,13 @@ def test_what_changes_is_regressed_on_as_what_it_comes_to(problem):
     assert edge(lagging) > 0.5 > edge(replace(lagging, pace=None)) + 0.3
 
 
-def test_chromatin_of_a_regulator_goes_before_its_pace(problem):
+def test_chromatin_and_pace_say_half_each_what_is_made_of_a_regulator(problem):
     open_odds = np.full(problem.level.shape, np.nan)
     open_odds[:, 1] = log_odds(problem.level[:, 0])
     together = np.array([np.nan, 0.9, np.nan, np.nan, np.nan, np.nan])
     pace = np.ones(problem.level.shape)
     timed = replace(problem, open_odds=open_odds, together=together, pace=pace)
     response = timed.response(0.3, 0.5, 12.0)
-    np.testing.assert_allclose(response[:, 1], open_odds[:, 1])
+    np.testing.assert_allclose(response[:, 1], (open_odds[:, 1] + log_odds(problem.level[:, 1] + 1 / 12)) / 2)
     np.testing.assert_allclose(response[:, 2], log_odds(problem.level[:, 2] + 1 / 12))
+    np.testing.assert_allclose(timed.response(0.3, 0.5)[:, 1], open_odds[:, 1])

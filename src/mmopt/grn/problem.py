@@ -57,13 +57,16 @@ class Problem:
         ``dx/dt = turnover (made - x)``, so that ``made = x + pace / turnover``.
 
         Chromatin counts where its correlation with expression is ``least`` or more. For a gene that is no regulator a mixture
-        of both; for a regulator its chromatin alone: what it makes now, where its expression is what it made before.
+        of both; for a regulator its chromatin alone: what it makes now, where its expression is what it made before. With ``turnover`` the
+        pace says that as well, and a regulator's response is the mean of both.
         """
         linked = self.together >= least
         odds = self.odds if turnover is None else log_odds(self.level + self.pace / turnover)
         mixed = np.where(linked, (1 - chromatin) * odds + chromatin * self.open_odds, odds)
         made = self.regulators[linked[self.regulators]]
         mixed[:, made] = self.open_odds[:, made]
+        if turnover is not None:
+            mixed[:, made] = (mixed[:, made] + odds[:, made]) / 2
         return mixed
 
     def relative_penalty(self, outside: float | np.ndarray, least: float) -> np.ndarray:

@@ -88,7 +88,7 @@ def regulons(
         donors instead of pools of cells.
     time_key
         Column with the real times of sampling, where there are several: features are then regressed as what they come to at the
-        pace at which they change (see Notes), where chromatin does not already show what is made of them.
+        pace at which they change (see Notes).
     use_rep
         Embedding in which neighbours are found: ``obsm["X_mmopt"]`` where there is one, else principal components.
     n_neighbors
@@ -137,7 +137,8 @@ def regulons(
     With ``time_key`` cells of consecutive times are coupled as in :func:`mmopt.tl.twin`, and each pool's change is the mean of its
     descendants less that of its ancestors. A level that changes has not yet come to what its regulators make of it; what they make
     is the level plus its change during one turnover, and that is regressed on the regulators. Turnovers of 6, 12 and 24 a course
-    are shared out among the members. Of a regulator with linked chromatin the chromatin alone counts, as without times.
+    are shared out among the members. Of a regulator with linked chromatin, of which the chromatin alone counts without times, it is the
+    mean of both.
 
     References
     ----------
