@@ -21,3 +21,19 @@ def course():
         return mdata
 
     return made
+
+
+@pytest.fixture
+def perturbed():
+    """Perturb in place, without the warnings, and give the result."""
+    import warnings
+
+    import mmopt as mm
+
+    def run(mdata, gene, **kwargs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            mm.tl.perturb(mdata, gene, n_null=5, **kwargs)
+        return mdata.uns["perturb"][f"{gene}_knockout"]
+
+    return run

@@ -1,5 +1,3 @@
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,17 +10,11 @@ def mdata(regulated):
     return regulated[0].copy()
 
 
-def run(mdata, gene, **kwargs):
-    """Perturb without the warnings, in place, and give the result."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        mm.tl.perturb(mdata, gene, n_null=5, **kwargs)
-    return mdata.uns["perturb"][f"{gene}_knockout"]
-
-
-def test_effects_on_cells_have_those_on_groups_as_their_mean(mdata):
+def test_effects_on_cells_have_those_on_groups_as_their_mean(mdata, perturbed):
     some = mdata.obs_names[: mdata.n_obs // 2]
-    effects = run(mdata, "GATA1", cells=some, per_cell=["rna", "prot"])["effects"].query("group == 'all'")
+    effects = perturbed(mdata, "GATA1", cells=some, per_cell=["rna", "prot"])["effects"].query(
+        "group == 'all'"
+    )
     for name in ("rna", "prot"):
         layer = mdata[name].layers["delta_GATA1_knockout"]
         assert layer.dtype == np.float32 and layer.shape == mdata[name].shape
@@ -32,7 +24,7 @@ def test_effects_on_cells_have_those_on_groups_as_their_mean(mdata):
         np.testing.assert_allclose(layer[known].mean(0), group[mdata[name].var_names], atol=1e-5)
         assert layer[known].std(0).max() > 0.05
     assert "delta_GATA1_knockout" not in mdata["atac"].layers
-    run(mdata, "GATA1", cells=some)
+    perturbed(mdata, "GATA1", cells=some)
     assert "delta_GATA1_knockout" not in mdata["rna"].layers  # that of a call that wanted it
     with pytest.raises(
         ValueError, match="per_cell: no 'gex2' in the network, which has 'rna', 'atac', 'prot'"
@@ -40,11 +32,11 @@ def test_effects_on_cells_have_those_on_groups_as_their_mean(mdata):
         mm.tl.perturb(mdata, "GATA1", per_cell="gex2")
 
 
-def test_effects_on_cells_of_features_the_network_lacks_are_not_known(regulated):
+def test_effects_on_cells_of_features_the_network_lacks_are_not_known(regulated, perturbed):
     mdata, prior = regulated[0].copy(), regulated[1]
     mdata["rna"].var["highly_variable"] = [g not in ("GENE9", "GENE11") for g in mdata["rna"].var_names]
     mm.tl.regulons(mdata, prior=prior, n_boot=5)
-    effects = run(mdata, "GATA1", groupby="cell_type", per_cell="rna")["effects"]
+    effects = perturbed(mdata, "GATA1", groupby="cell_type", per_cell="rna")["effects"]
     layer = mdata["rna"].layers["delta_GATA1_knockout"]
     lost = mdata["rna"].var_names[np.isnan(layer).any(0)]
     assert list(lost) == [g for g in mdata["rna"].var_names if g in ("GENE9", "GENE11")]

@@ -266,6 +266,12 @@ def test_what_can_not_be_told_apart_is_not_reached_whatever_chance_finds(mdata, 
         other = mm.tl.reprogram(mdata, "monocyte", "erythrocyte", groupby="cell_type", **SMALL)
     assert mdata.uns["reprogram"]["alike_p"] == 0.005
     assert other["significant"].any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        mm.tl.reprogram(mdata, mdata.obs_names[rows[:1]], mdata.obs_names[rows[1:4]], **SMALL)
+    assert np.isnan(mdata.uns["reprogram"]["alike_p"]), (
+        "with four ways to divide the cells nothing can be told"
+    )
 
 
 def test_the_share_outside_of_the_data_is_that_of_a_perturbation(mdata):

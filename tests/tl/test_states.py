@@ -1,9 +1,6 @@
-import warnings
-
 import numpy as np
 import pytest
 
-import mmopt as mm
 from mmopt.datasets import interventions
 from mmopt.datasets.dynamics import TRANSCRIPT
 from mmopt.datasets.storage import restore
@@ -14,20 +11,12 @@ def mdata(regulated):
     return regulated[0].copy()
 
 
-def run(mdata, gene, **kwargs):
-    """Perturb without the warnings, in place, and give the result."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        mm.tl.perturb(mdata, gene, n_null=5, **kwargs)
-    return mdata.uns["perturb"][f"{gene}_knockout"]
-
-
-def test_states_move_where_the_simulated_cells_do(mdata):
+def test_states_move_where_the_simulated_cells_do(mdata, perturbed):
     """Share of each cell type after a knock-out, beside what the simulator's own cells would have become without the gene."""
     system, cells = restore(mdata)
     predicted, true = [], []
     for gene in ("GATA1", "SPI1", "CEBPA"):
-        states = run(mdata, gene, groupby="cell_type")["states"]
+        states = perturbed(mdata, gene, groupby="cell_type")["states"]
         names = list(dict.fromkeys(states["state"]))
         assert states["group"].tolist() == list(np.repeat(["all", *names], len(names)))
         parts = states.groupby("group")[["before", "after", "delta"]].sum()
@@ -50,10 +39,10 @@ def test_states_move_where_the_simulated_cells_do(mdata):
     assert np.corrcoef(predicted, true)[0, 1] > 0.5
 
 
-def test_states_need_groups_and_no_gene_is_a_state(mdata):
-    assert "states" not in run(mdata, "GATA1")
+def test_states_need_groups_and_no_gene_is_a_state(mdata, perturbed):
+    assert "states" not in perturbed(mdata, "GATA1")
     mdata.obs["one"] = "only"
-    assert "states" not in run(mdata, "GATA1", groupby="one")
+    assert "states" not in perturbed(mdata, "GATA1", groupby="one")
     # a gene without edges changes nothing but itself, and itself is left out
-    alone = run(mdata, "GENE9", on_missing="zero", groupby="cell_type")["states"]
+    alone = perturbed(mdata, "GENE9", on_missing="zero", groupby="cell_type")["states"]
     assert (alone[["delta", "q05", "q95", "null95"]] == 0).all(axis=None)

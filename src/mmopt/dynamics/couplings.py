@@ -145,9 +145,9 @@ def _thinned(plan: np.ndarray, later: np.ndarray) -> sparse.csr_matrix:
 def drifts_apart(
     x: np.ndarray, y: np.ndarray, *, n_cells: int = 200, n_permutations: int = 99, seed: int = 0
 ) -> float:
-    """P value for two time points being one population: permuted labels give as large an energy distance.
+    """P value for two samples being one population: permuted labels give as large an energy distance.
 
-    Where nothing moves between time points, any coupling is as good as any other.
+    Where nothing moves between two time points, any coupling is as good as any other.
 
     Examples
     --------

@@ -64,9 +64,8 @@ class Problem:
         odds = self.odds if turnover is None else log_odds(self.level + self.pace / turnover)
         mixed = np.where(linked, (1 - chromatin) * odds + chromatin * self.open_odds, odds)
         made = self.regulators[linked[self.regulators]]
-        mixed[:, made] = self.open_odds[:, made]
-        if turnover is not None:
-            mixed[:, made] = (mixed[:, made] + odds[:, made]) / 2
+        chromatin_made = self.open_odds[:, made]
+        mixed[:, made] = chromatin_made if turnover is None else (chromatin_made + odds[:, made]) / 2
         return mixed
 
     def relative_penalty(self, outside: float | np.ndarray, least: float) -> np.ndarray:

@@ -102,9 +102,12 @@ def read_course(
 
 
 def read_times(
-    mdata: MuData, time_key: str, units: str | None = None, least_cells: int = _LEAST_CELLS
+    mdata: MuData, time_key: str, units: str | None = None, least_cells: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Read times, number of each cell's time point (-1 where it is not known) and what the times count; raises as :func:`read_course`."""
+    """Read times, number of each cell's time point (-1 where it is not known) and what the times count; raises as :func:`read_course`.
+
+    ``least_cells``: where the caller can choose it; else it is 50.
+    """
     column = obs_column(mdata, time_key)
     times = pd.to_numeric(column.astype(object), errors="coerce").to_numpy(dtype=float, copy=True)
     known = np.isfinite(times)
@@ -133,15 +136,18 @@ def read_times(
     if len(values) < 2:
         raise ValueError(
             f"time_key={time_key!r} has {len(values)} time point ({listed(values)}): dynamics need at least two, better "
-            "four or more; with a single snapshot give a pseudotime, e.g. `sc.tl.dpt` and time_key='dpt_pseudotime'"
+            "four or more; with a single snapshot `mm.tl.twin` takes a pseudotime, e.g. `sc.tl.dpt` and time_key='dpt_pseudotime'"
         )
     point = np.where(known, np.searchsorted(values, np.nan_to_num(times)), -1)
     sizes = np.bincount(point[known], minlength=len(values))
-    if sizes.min() < least_cells:
-        few = [f"{v:g}: {n}" for v, n in zip(values, sizes, strict=True) if n < least_cells]
+    least = _LEAST_CELLS if least_cells is None else least_cells
+    if sizes.min() < least:
+        few = [f"{v:g}: {n}" for v, n in zip(values, sizes, strict=True) if n < least]
+        remedies = "merge or leave out these points" + (
+            "" if least_cells is None else ", or lower `least_cells`"
+        )
         raise ValueError(
-            f"time_key={time_key!r}: fewer than {least_cells} cells at some time points ({', '.join(few)}); merge or leave "
-            "out these points, or lower `least_cells`"
+            f"time_key={time_key!r}: fewer than {least} cells at some time points ({', '.join(few)}); {remedies}"
         )
     return values, point, units or UNKNOWN
 

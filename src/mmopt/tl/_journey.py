@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from numbers import Integral
 from typing import TypeAlias
 
@@ -11,7 +12,8 @@ from mudata import MuData
 from pandas.api.types import is_bool_dtype
 
 from mmopt._checks import listed, nearest, obs_column
-from mmopt.grn.apart import apart_by_chance
+from mmopt._random import derived
+from mmopt.dynamics import drifts_apart
 from mmopt.grn.propagation import Cells
 from mmopt.grn.search import KNOCKOUT, OVEREXPRESS, Journey
 from mmopt.tl._interventions import OVEREXPRESS_FACTOR, hardly_counted
@@ -20,6 +22,9 @@ from mmopt.tl._scene import Stage, members_of
 WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
 # cells that stand for a group, and features by which groups are told apart
 _CELLS, _SEEN = 60, 60
+# fewest ways to divide the cells with which p = 0.05 can be reached
+_LEAST_WAYS = 20
+_LEAST_SPREAD = 1e-6
 # added to the spread within the groups: what hardly varies there must not outweigh the rest
 _LEAST_SPREAD = 0.05
 # a smaller group is no place to end up in
@@ -169,16 +174,20 @@ def same_cells(source: Place, target: Place) -> bool:
 def alike_by_chance(stage: Stage, source: Place, target: Place, seed: int) -> float:
     """How often cells divided at random differ as much, in what the network regulates, as those of source and target.
 
-    1 for the same cells; NaN where one of them is a vector, or there are too few cells to say.
+    1 for the same cells; NaN where one of them is a vector, or there are too few cells for 0.05 or less.
     """
     if same_cells(source, target):
         return 1.0
     if source.rows is None or target.rows is None:
         return float("nan")
     rng = np.random.default_rng([seed, 34])
-    moved = np.unique(stage.scene.network.target)
-    levels = [stage.cells(rng.permutation(p.rows)[:_CELLS]).level[:, moved] for p in (source, target)]
-    return apart_by_chance(levels[0], levels[1], rng)
+    drawn = [rng.permutation(p.rows)[:_CELLS] for p in (source, target)]
+    if comb(sum(map(len, drawn)), len(drawn[0])) < _LEAST_WAYS:
+        return float("nan")
+    level = stage.cells(np.concatenate(drawn)).level[:, np.unique(stage.scene.network.target)]
+    level = level / np.maximum(level.std(0), _LEAST_SPREAD)
+    n = len(drawn[0])
+    return drifts_apart(level[:n], level[n:], n_permutations=199, seed=derived(seed, 34))
 
 
 def allowed_ways(
