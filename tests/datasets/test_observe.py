@@ -115,11 +115,34 @@ def test_chromatin_leads_rna_and_rna_leads_protein(system):
     for name, level, row in (
         ("atac", system.atac, system.layout.peaks.index.get_loc(promoter_of(system, gene))),
         ("rna", system.rna, system.layout.genes.index.get_loc(gene)),
+        ("nascent", system.nascent, system.layout.genes.index.get_loc(gene)),
         ("protein", system.protein, system.layout.proteins["gene"].tolist().index(gene)),
     ):
         mean = np.array([level(r)[row][fate == "erythrocyte"].mean() for r in reads])
         rise[name] = np.interp(0.5 * mean[-1], mean, days)
     assert rise["atac"] + 0.2 < rise["rna"] < rise["protein"] - 0.2
+    assert rise["nascent"] + 0.2 < rise["rna"]
+
+
+def test_levels_move_towards_what_is_transcribed():
+    """The change of the regulators, averaged over their noise, is their turnover times what is made less what there is."""
+    calm = System(
+        krumsiek2011(),
+        n_cells=40,
+        n_genes=80,
+        n_peaks=120,
+        n_proteins=14,
+        n_decoys=4,
+        housekeeping=0.25,
+        times=(0.0, 4.0),
+        kinetics=Kinetics(noise=0.0, speed=0.0),
+        random_state=0,
+    )
+    before, after = calm.read([np.full(40, 3.0), np.full(40, 3.1)])
+    rows = calm.layout.genes.index.get_indexer(calm.network.regulators)
+    level, later, made = calm.rna(before)[rows], calm.rna(after)[rows], calm.nascent(before)[rows]
+    assert np.abs(later - level).max() > 0.01
+    np.testing.assert_allclose(later - level, 0.1 * (made - level), atol=0.001)
 
 
 def promoter_of(system, gene):

@@ -207,9 +207,23 @@ def test_depth_and_house_keeping():
     assert kinds["housekeeping"] == 60 - 11 - 12 - 8
 
 
+def test_unspliced_rna_is_counted_beside_the_same_cells():
+    plain = simulate_trimodal(300, **SMALL, missing={"rna": 0.2})
+    mdata = simulate_trimodal(300, **SMALL, missing={"rna": 0.2}, unspliced=0.3)
+    for modality in mdata.mod:
+        assert (mdata[modality].X != plain[modality].X).nnz == 0
+    layers = mdata["rna"].layers
+    assert (layers["spliced"] != mdata["rna"].X).nnz == 0
+    assert not plain["rna"].layers
+    unspliced = layers["unspliced"].sum() / (layers["unspliced"].sum() + mdata["rna"].X.sum())
+    assert unspliced == pytest.approx(0.3, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
+        ({"unspliced": 1.0}, ValueError, "unspliced must be below 1"),
+        ({"unspliced": 0.2, "interventions": "GATA1"}, ValueError, "under interventions is not simulated"),
         ({"n_cells": 0}, ValueError, "n_cells must be an integer of at least 1, got 0"),
         ({"n_cells": 10.0}, ValueError, "n_cells must be an integer"),
         ({"n_donors": 0}, ValueError, "n_donors must be"),

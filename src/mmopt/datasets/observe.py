@@ -15,6 +15,8 @@ from mmopt.datasets.system import Snapshot, System
 # how the variance of counts exceeds Poisson's: variance = mean + dispersion × mean²
 _DISPERSION = {"rna": 0.15, "atac": 0.1, "prot": 0.05}
 _DEPTH_SPREAD = 0.35
+# standard deviation of the genes' log share of unspliced molecules
+_INTRONS_SPREAD = 0.7
 # cells counted together, so that memory stays small beside the result
 _BLOCK = 2000
 
@@ -96,6 +98,27 @@ def count(system: System, snapshot: Snapshot, assay: Assay) -> dict[str, sparse.
             dropout = assay.dropout if modality == "rna" else 0.0
             blocks[modality].append(_draw(shifted, _DISPERSION[modality], dropout, rng))
     return {m: sparse.vstack(b, format="csr") for m, b in blocks.items()}
+
+
+def count_unspliced(system: System, snapshot: Snapshot, assay: Assay, share: float) -> sparse.csr_matrix:
+    """Draw the counts of unspliced RNA, float32 CSR: what is being transcribed, which splicing follows at once.
+
+    ``share`` of all RNA molecules, more of some genes than of others, as introns differ in length. Draws of their own, so that
+    the other counts are the same with and without.
+    """
+    rng = np.random.default_rng([system.random_state, 8])
+    n_cells, n_donors = len(system.cells), assay.donor.max() + 1
+    n_genes = len(system.layout.genes)
+    gene = system.layout.genes["mean"].to_numpy() * np.exp(_INTRONS_SPREAD * rng.standard_normal(n_genes))
+    batch = np.exp(assay.batch_effect * rng.standard_normal((n_donors, n_genes)))
+    size = np.exp(_DEPTH_SPREAD * rng.standard_normal(n_cells))
+    blocks = []
+    for start in range(0, n_cells, _BLOCK):
+        cells = slice(start, start + _BLOCK)
+        mean = system.nascent(snapshot, cells).T * gene * batch[assay.donor[cells]]
+        mean *= assay.depth["rna"] * share / (1 - share) * size[cells, None] / mean.sum(1, keepdims=True)
+        blocks.append(_draw(mean, _DISPERSION["rna"], assay.dropout, rng))
+    return sparse.vstack(blocks, format="csr")
 
 
 def _draw(mean: np.ndarray, dispersion: float, dropout: float, rng: np.random.Generator) -> sparse.csr_matrix:

@@ -15,7 +15,7 @@ from mmopt.datasets.dynamics import TRANSCRIPT, Kinetics
 from mmopt.datasets.interventions import parse
 from mmopt.datasets.myeloid import krumsiek2011
 from mmopt.datasets.network import Network
-from mmopt.datasets.observe import Assay, count, default_depth, missing_cells
+from mmopt.datasets.observe import Assay, count, count_unspliced, default_depth, missing_cells
 from mmopt.datasets.storage import record
 from mmopt.datasets.system import System
 
@@ -36,6 +36,7 @@ def simulate_trimodal(
     depth: Mapping[str, float] | None = None,
     dropout: float = 0.1,
     atac_background: float = 0.0,
+    unspliced: float = 0.0,
     interventions: object = None,
     kinetics: Kinetics | None = None,
     random_state: int = 0,
@@ -76,6 +77,9 @@ def simulate_trimodal(
     atac_background
         Share of a cell's ATAC fragments that fall on the peaks as if all were open, whatever the cell is. Real data have
         such background; 0.3 takes more than half of the range of the log accessibility.
+    unspliced
+        Share of the RNA molecules that are not spliced yet, which tell what a cell is transcribing now, as in ``layers["unspliced"]``
+        of RNA velocity; 0.2 to 0.3 is usual. The wild type only.
     interventions
         Clamp genes in all cells: ``"GATA1"``, ``("GATA1", "overexpress")``, ``("GATA1", "knockout", 2, 4)`` (days)
         or a list of these. Knock-out holds the gene at 0, over-expression at twice the 99.9 % quantile of the wild
@@ -92,7 +96,8 @@ def simulate_trimodal(
         Modalities ``rna``, ``atac`` and ``prot`` with float32 CSR counts; a cell without a modality is absent there.
         ``obs``: ``time``, ``donor``, ``cell_type`` (where the true state is now: ``progenitor``, an intermediate or a
         fate), ``fate`` (where the cell will end if left alone, or ``none``; the truth, not an input), ``perturbation``
-        (only with ``interventions``). ``var`` of the modalities: ``chrom, start, end, tss, strand``; ``chrom, start,
+        (only with ``interventions``). With ``unspliced`` ``rna`` has ``layers["spliced"]``, the counts of ``X``, and
+        ``layers["unspliced"]``. ``var`` of the modalities: ``chrom, start, end, tss, strand``; ``chrom, start,
         end, gene`` (the nearest), ``promoter``; ``gene``. ``uns["truth"]``: edges, peak links and all that
         :func:`truth_effect` and :func:`truth_fates` need to run the same cells again.
 
@@ -123,9 +128,16 @@ def simulate_trimodal(
         sizes,
         n_decoys,
         random_state,
-        {"housekeeping": housekeeping, "dropout": dropout, "atac_background": atac_background},
+        {
+            "housekeeping": housekeeping,
+            "dropout": dropout,
+            "atac_background": atac_background,
+            "unspliced": unspliced,
+        },
         batch_effect,
     )
+    if unspliced == 1:
+        raise ValueError("unspliced must be below 1: the other RNA is what is measured as expression")
     if network is None:
         network = krumsiek2011()
     elif not isinstance(network, Network):
@@ -144,6 +156,10 @@ def simulate_trimodal(
     )
     donor = np.random.default_rng([random_state, 6]).permutation(np.resize(np.arange(n_donors), n_cells))
     clamps = parse(interventions, system.layout.genes.index)
+    if unspliced and clamps:
+        raise ValueError(
+            "unspliced RNA of cells under interventions is not simulated; leave `unspliced` or `interventions` out"
+        )
     now, end = system.read([system.time, system.end], clamps) if clamps else system.wild_type
     measured = _checked_depth(depth, default_depth(system.layout))
     assay = Assay(measured, dropout, donor, batch_effect, atac_background)
@@ -179,6 +195,10 @@ def simulate_trimodal(
             }
         )
         mdata.obs = obs.loc[mdata.obs_names]
+    if unspliced:
+        layers = mdata["rna"].layers
+        layers["spliced"] = mdata["rna"].X.copy()
+        layers["unspliced"] = count_unspliced(system, now, assay, unspliced)[~lacking["rna"]]
     mdata.uns[TRUTH] = record(system, assay, clamps)
     return mdata
 

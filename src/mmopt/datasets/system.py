@@ -131,6 +131,12 @@ class System:
             level[row] += share * (held.value - level[row])
         return level
 
+    def nascent(self, snapshot: Snapshot, cells: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Production of each gene, genes × cells, 1 is fully on; of a snapshot in which nothing is held."""
+        made = self._with_leak(self._genes(snapshot.levels[CHROMATIN][:, cells]))
+        made[self._regulator_rows] = self._with_leak(self._regulation(snapshot.levels[TRANSCRIPT][:, cells]))
+        return made
+
     def atac(self, snapshot: Snapshot, cells: slice | np.ndarray = slice(None)) -> np.ndarray:
         """Chromatin accessibility, peaks × cells; 1 is fully open."""
         return self._with_leak(self._peaks(snapshot.levels[CHROMATIN][:, cells]))
