@@ -1,5 +1,7 @@
 """The tables of ``benchmarks/perturbation``: how near predictions come, and what reprogramming chose beside the best there is."""
 
+from itertools import product
+
 import pandas as pd
 
 SIZES = {1: "one", 2: "up to two"}
@@ -67,14 +69,15 @@ def controls(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def timed(found: pd.DataFrame) -> pd.DataFrame:
-    """Scores without and with the times of sampling, mean over the networks, by setting, modalities and kind of perturbation."""
-    by = found.groupby(["genes", "modalities", "kind", "regime", "times"], sort=False)
-    means = by[["pearson", "sign_accuracy", "mae_ratio", "decoys"]].mean().unstack("times")
+    """Scores without either, with times, with unspliced RNA and with both, mean over the networks, by setting, modalities and kind."""
+    by = found.groupby(["genes", "modalities", "kind", "regime", "unspliced", "times"], sort=False)
+    means = by[["pearson", "sign_accuracy", "mae_ratio", "decoys"]].mean().unstack(["unspliced", "times"])
+    fits = list(product((False, True), repeat=2))
     shown = {"pearson": "Pearson", "sign_accuracy": "right sign", "mae_ratio": "error", "decoys": "decoys"}
     told = {
         name: [
-            "–" if pd.isna(plain) else f"{plain:.2f}, {timed:.2f}"
-            for plain, timed in zip(means[score, False], means[score, True], strict=True)
+            "–" if pd.isna(row).all() else ", ".join(f"{value:.2f}" for value in row)
+            for row in means[[(score, *fit) for fit in fits]].to_numpy()
         ]
         for score, name in shown.items()
     }

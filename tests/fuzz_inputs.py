@@ -238,6 +238,7 @@ def network(mdata, pick):
         regulators=either(pick, None, ["GENE0"], [], ["none"]),
         donor_key=often(pick, LABELS, ODD_LABELS),
         n_neighbors=either(pick, 5, 30, 1),
+        unspliced=either(pick, None, "counts", "raw"),
         n_boot=5,
     )
 

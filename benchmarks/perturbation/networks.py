@@ -41,10 +41,16 @@ TIMES = (0, 2, 4, 6, 9, 12)
 HOUSEKEEPING, UNLINKED, LASTING, ANYWHERE = 0.65, 0.5, 4, 0.3
 
 
-def data(spec: tuple, n_cells: int = 2000, constant: bool = False, background: bool = False):
+def data(
+    spec: tuple,
+    n_cells: int = 2000,
+    constant: bool = False,
+    background: bool = False,
+    unspliced: float = 0.0,
+):
     """Simulated cells, their noisy prior and the names of the regulators and of the decoys.
 
-    ``constant``: as for ``CONSTANT``; ``background``: so many ATAC fragments from anywhere as for ``BACKGROUND``.
+    ``unspliced``: share of the RNA molecules that are, in a layer beside the same counts; ``constant``: as for ``CONSTANT``; ``background``: so many ATAC fragments from anywhere as for ``BACKGROUND``.
     """
     n_regulators, n_fates, branching, n_genes, n_peaks, seed = spec
     network, settings = None, {}
@@ -63,6 +69,7 @@ def data(spec: tuple, n_cells: int = 2000, constant: bool = False, background: b
         times=TIMES,
         depth={"rna": 2 * n_genes, "atac": 0.7 * n_peaks},
         dropout=0.3,
+        unspliced=unspliced,
         random_state=seed,
         **settings,
     )

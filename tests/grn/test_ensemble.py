@@ -66,13 +66,13 @@ def test_the_spectral_radius_stays_below_one(problem):
 
 
 def test_chromatin_says_what_a_regulator_makes(problem):
-    open_odds = problem.open_odds.copy()
-    open_odds[:, [1, 3]] = log_odds(problem.level[:, [0, 1]])
+    made_odds = problem.made_odds.copy()
+    made_odds[:, [1, 3]] = log_odds(problem.level[:, [0, 1]])
     together = np.array([np.nan, 0.5, np.nan, 0.7, np.nan, np.nan])
-    mixed = replace(problem, open_odds=open_odds, together=together)
+    mixed = replace(problem, made_odds=made_odds, together=together)
     response = mixed.response(0.25, 0.5)
-    np.testing.assert_allclose(response[:, 1], mixed.open_odds[:, 1])
-    np.testing.assert_allclose(response[:, 3], 0.75 * mixed.odds[:, 3] + 0.25 * mixed.open_odds[:, 3])
+    np.testing.assert_allclose(response[:, 1], mixed.made_odds[:, 1])
+    np.testing.assert_allclose(response[:, 3], 0.75 * mixed.odds[:, 3] + 0.25 * mixed.made_odds[:, 3])
     np.testing.assert_allclose(response[:, 0], mixed.odds[:, 0])
     penalty = mixed.relative_penalty(50.0, 0.5)
     assert penalty[1, 1] == 50
@@ -85,14 +85,14 @@ def test_chromatin_says_what_a_regulator_makes(problem):
 
 def test_members_differ_in_the_correlation_from_which_chromatin_counts(problem):
     """Chromatin of regulator 1 follows regulator 0, its expression does not: a share of the members sees that edge."""
-    open_odds = problem.open_odds.copy()
-    open_odds[:, 1] = log_odds(problem.level[:, 0])
+    made_odds = problem.made_odds.copy()
+    made_odds[:, 1] = log_odds(problem.level[:, 0])
     sign = problem.sign.copy()
     sign[1, 0] = 1
 
     def sees(correlation):
         together = np.array([np.nan, correlation, np.nan, np.nan, np.nan, np.nan])
-        seen = replace(problem, open_odds=open_odds, together=together, sign=sign)
+        seen = replace(problem, made_odds=made_odds, together=together, sign=sign)
         network, *_ = fitted(seen, n_members=20)
         return (np.array([network.dense(m)[1, 0] for m in range(20)]) > 0.5).mean()
 
@@ -114,7 +114,7 @@ def test_donors_are_resampled_where_there_are_five():
 
 def test_penalty_and_stability(problem):
     halves = [
-        replace(problem, level=problem.level[rows], open_odds=problem.open_odds[rows])
+        replace(problem, level=problem.level[rows], made_odds=problem.made_odds[rows])
         for rows in (slice(0, 200), slice(200, 400))
     ]
     penalty, errors, _ = cross_validated_penalty(halves)
@@ -133,7 +133,7 @@ def test_what_changes_is_regressed_on_as_what_it_comes_to(problem):
     level[:, 3] = rng.beta(0.6, 0.6, n)  # what was made before
     pace = np.zeros((n, 6))
     pace[:, 3] = turnover * (made - level[:, 3])
-    lagging = replace(problem, level=level, open_odds=np.full(level.shape, np.nan), pace=pace)
+    lagging = replace(problem, level=level, made_odds=np.full(level.shape, np.nan), pace=pace)
     np.testing.assert_allclose(lagging.response(0.0, 0.5, turnover)[:, 3], log_odds(made))
     np.testing.assert_allclose(lagging.response(0.0, 0.5), lagging.odds)
 
@@ -145,12 +145,12 @@ def test_what_changes_is_regressed_on_as_what_it_comes_to(problem):
 
 
 def test_chromatin_and_pace_say_half_each_what_is_made_of_a_regulator(problem):
-    open_odds = np.full(problem.level.shape, np.nan)
-    open_odds[:, 1] = log_odds(problem.level[:, 0])
+    made_odds = np.full(problem.level.shape, np.nan)
+    made_odds[:, 1] = log_odds(problem.level[:, 0])
     together = np.array([np.nan, 0.9, np.nan, np.nan, np.nan, np.nan])
     pace = np.ones(problem.level.shape)
-    timed = replace(problem, open_odds=open_odds, together=together, pace=pace)
+    timed = replace(problem, made_odds=made_odds, together=together, pace=pace)
     response = timed.response(0.3, 0.5, 12.0)
-    np.testing.assert_allclose(response[:, 1], (open_odds[:, 1] + log_odds(problem.level[:, 1] + 1 / 12)) / 2)
+    np.testing.assert_allclose(response[:, 1], (made_odds[:, 1] + log_odds(problem.level[:, 1] + 1 / 12)) / 2)
     np.testing.assert_allclose(response[:, 2], log_odds(problem.level[:, 2] + 1 / 12))
-    np.testing.assert_allclose(timed.response(0.3, 0.5)[:, 1], open_odds[:, 1])
+    np.testing.assert_allclose(timed.response(0.3, 0.5)[:, 1], made_odds[:, 1])

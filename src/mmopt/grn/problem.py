@@ -18,11 +18,11 @@ class Problem:
     ----------
     level
         ``(n_cells, n_features)`` of pooled cells.
-    open_odds
-        ``(n_cells, n_features)``: log odds of the chromatin that serves each gene, on the scale of its expression
-        (:func:`mmopt.grn.scale.chromatin_scale`); NaN columns where there is none.
+    made_odds
+        ``(n_cells, n_features)``: log odds of what shows what is made of each gene, the chromatin that serves it or its unspliced
+        RNA, on the scale of its expression (:func:`mmopt.grn.scale.production_scale`); NaN columns where there is none.
     together
-        ``(n_features,)``: correlation of that chromatin with expression, NaN where there is none.
+        ``(n_features,)``: correlation of that with expression, NaN where there is none.
     regulators
         Columns of the regulators, ``(p,)``.
     sign
@@ -37,7 +37,7 @@ class Problem:
     """
 
     level: np.ndarray
-    open_odds: np.ndarray
+    made_odds: np.ndarray
     together: np.ndarray
     regulators: np.ndarray
     sign: np.ndarray
@@ -56,15 +56,15 @@ class Problem:
         Those of the level or, with ``turnover`` (times it turns over during the course), of what it comes to at its pace:
         ``dx/dt = turnover (made - x)``, so that ``made = x + pace / turnover``.
 
-        Chromatin counts where its correlation with expression is ``least`` or more. For a gene that is no regulator a mixture
-        of both; for a regulator its chromatin alone: what it makes now, where its expression is what it made before. With ``turnover`` the
-        pace says that as well, and a regulator's response is the mean of both.
+        Chromatin (here and below: or unspliced RNA) counts where its correlation with expression is ``least`` or more. For a gene that is
+        no regulator a mixture of both; for a regulator its chromatin alone: what it makes now, where its expression is what it made before.
+        With ``turnover`` the pace says that as well, and a regulator's response is the mean of both.
         """
         linked = self.together >= least
         odds = self.odds if turnover is None else log_odds(self.level + self.pace / turnover)
-        mixed = np.where(linked, (1 - chromatin) * odds + chromatin * self.open_odds, odds)
+        mixed = np.where(linked, (1 - chromatin) * odds + chromatin * self.made_odds, odds)
         made = self.regulators[linked[self.regulators]]
-        chromatin_made = self.open_odds[:, made]
+        chromatin_made = self.made_odds[:, made]
         mixed[:, made] = chromatin_made if turnover is None else (chromatin_made + odds[:, made]) / 2
         return mixed
 
@@ -73,7 +73,7 @@ class Problem:
 
         ``outside`` may differ between regulators.
 
-        A regulator whose production is not seen in its chromatin would explain itself: that edge is closed.
+        A regulator whose production is not seen would explain itself: that edge is closed.
         """
         known = self.sign != 0
         penalty = np.where(known, 1.0, outside if known.any() else 1.0)

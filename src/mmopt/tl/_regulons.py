@@ -20,9 +20,10 @@ from mmopt.grn.evidence import labels
 from mmopt.grn.links import activity
 from mmopt.grn.network import sign_stability, spectral_radius
 from mmopt.grn.problem import Problem
-from mmopt.grn.scale import chromatin_scale, tops
+from mmopt.grn.scale import agreement, produced, production_scale, tops
 from mmopt.tl._evidence import FEW_PREDICTED, PREDICTED, edge_support, linked_peaks
 from mmopt.tl._features import choose_features, one_spelling, role_of
+from mmopt.tl._nascent import nascent
 from mmopt.tl._pace import pace
 from mmopt.tl._profiles import read_profiles, usual_embedding
 from mmopt.tl._regulon_tables import checked_table, regulator_columns, two_halves, wanted_regulators
@@ -47,6 +48,7 @@ def regulons(
     prior_strength: float = 100.0,
     donor_key: str | None = None,
     time_key: str | None = None,
+    unspliced: str | None = None,
     use_rep: str | None = None,
     n_neighbors: int = 30,
     n_boot: int = 20,
@@ -89,6 +91,9 @@ def regulons(
     time_key
         Column with the real times of sampling, where there are several: features are then regressed as what they come to at the
         pace at which they change (see Notes).
+    unspliced
+        Layer of the RNA with raw counts of unspliced molecules, as of RNA velocity: they show what is being made of each gene, beside
+        chromatin or without it (see Notes).
     use_rep
         Embedding in which neighbours are found: ``obsm["X_mmopt"]`` where there is one, else principal components.
     n_neighbors
@@ -140,10 +145,13 @@ def regulons(
     are shared out among the members. Of a regulator with linked chromatin, of which the chromatin alone counts without times, it is the
     mean of both.
 
+    ``unspliced`` counts are pooled as the others are, and enter where the chromatin does, on the scale of expression and where they go along
+    with it; of a gene with both it is their mean. This is what velocity says (what is made, relative to what there is) without a velocity.
+
     References
     ----------
     Kamimoto K et al. (2023) Nature 614:742, for regularised regression on candidate edges. Ma S et al. (2020) Cell
-    183:1103, for chromatin that leads expression.
+    183:1103, for chromatin that leads expression. La Manno G et al. (2018) Nature 560:494, for unspliced RNA that does.
 
     Examples
     --------
@@ -197,20 +205,24 @@ def regulons(
         codes, names = batch_codes(mdata, donor_key, modalities)  # refuses cells without a donor
         donors = np.array(names)[codes]
 
-    def levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    transcribed = None if unspliced is None else nascent(mdata, profiles, unspliced, n_neighbors)
+
+    def levels(values: np.ndarray, *cells: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         chromatin = np.full_like(values, np.nan)
         if len(links):
             opened, linked = activity(links, values[:, blocks["atac"]], len(features.names["rna"]))
             chromatin[:, np.flatnonzero(linked)] = (opened / tops(opened))[:, linked]
-        return (values - bottom) / scale, log_odds(chromatin)
+        seen = [log_odds(chromatin), *([] if transcribed is None else [transcribed(*cells)])]
+        return (values - bottom) / scale, seen
 
-    level, opened = levels(values)
-    slope, offset, together = chromatin_scale(log_odds(level), opened, min(TOGETHER))
+    level, seen = levels(values, query)
+    scales = [production_scale(log_odds(level), each, min(TOGETHER)) for each in seen]
+    together = agreement(scales)
 
-    def problem(level: np.ndarray, opened: np.ndarray, rows: np.ndarray) -> Problem:
+    def problem(level: np.ndarray, seen: list[np.ndarray], rows: np.ndarray) -> Problem:
         return Problem(
             level,
-            offset + slope * opened,
+            produced(seen, scales),
             together,
             columns,
             sign,
@@ -218,11 +230,11 @@ def regulons(
             len(features.names["rna"]),
         )
 
-    whole = problem(level, opened, query)
+    whole = problem(level, seen, query)
     folds = []
     for among in two_halves(profiles.rows, mdata.n_obs, donors, rng):
         rows = query[among[query]]
-        folds.append(problem(*levels(profiles.values(rows, n_neighbors, among)), rows))
+        folds.append(problem(*levels(profiles.values(rows, n_neighbors, among), rows, among), rows))
     if time_key is not None:
         whole = replace(whole, pace=pace(mdata, time_key, profiles.embedding, query, level))
     with sensible_threads(len(columns) * values.shape[1]):
@@ -257,7 +269,7 @@ def regulons(
         )
     table = features.table
     occupied = whole.level[:, columns]
-    agrees = np.sign(_correlation(occupied, np.nan_to_num(opened)))
+    agrees = np.sign(_correlation(occupied, np.nan_to_num(seen[0])))
     expected = np.zeros_like(sign)
     expected[network.target, network.source] = np.sign(size)
     radius = [
@@ -323,6 +335,7 @@ def regulons(
             "window": float(window),
             "donor_key": donor_key or "",
             "time_key": time_key or "",
+            "unspliced": unspliced or "",
             "predictable": predictable,
             "n_prior_edges": int(in_prior[: len(features.names["rna"])].sum()),
             "random_state": random_state,
