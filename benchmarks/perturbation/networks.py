@@ -50,7 +50,8 @@ def data(
 ):
     """Simulated cells, their noisy prior and the names of the regulators and of the decoys.
 
-    ``unspliced``: share of the RNA molecules that are, in a layer beside the same counts; ``constant``: as for ``CONSTANT``; ``background``: so many ATAC fragments from anywhere as for ``BACKGROUND``.
+    ``unspliced``: share of the RNA molecules that are, in a layer beside the same counts; ``constant``: as for ``CONSTANT``;
+    ``background``: so many ATAC fragments from anywhere as for ``BACKGROUND``.
     """
     n_regulators, n_fates, branching, n_genes, n_peaks, seed = spec
     network, settings = None, {}

@@ -65,3 +65,7 @@ def test_what_it_is_named_by_is_checked(course):
     smooth["rna"].layers["Mu"] = smooth["rna"].layers["unspliced"] * 0.37
     with pytest.raises(ValueError, match="raw counts"):
         fit(smooth, prior, unspliced="Mu")
+    with pytest.raises(ValueError, match="is what is read as expression"):
+        fit(mdata, prior, layer="unspliced", atac=False, prot=False)
+    with pytest.raises(ValueError, match="is what is read as expression"):
+        fit(mdata, prior, unspliced="X")

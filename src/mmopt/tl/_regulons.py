@@ -205,7 +205,7 @@ def regulons(
         codes, names = batch_codes(mdata, donor_key, modalities)  # refuses cells without a donor
         donors = np.array(names)[codes]
 
-    transcribed = None if unspliced is None else nascent(mdata, profiles, unspliced, n_neighbors)
+    transcribed = None if unspliced is None else nascent(mdata, profiles, unspliced, layer, n_neighbors)
 
     def levels(values: np.ndarray, *cells: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         chromatin = np.full_like(values, np.nan)
