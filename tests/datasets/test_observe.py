@@ -7,20 +7,15 @@ from mmopt.datasets.observe import Assay, _draw, count, default_depth, missing_c
 from mmopt.datasets.system import System
 
 
+def population(**changed):
+    sizes = {"n_cells": 600, "n_genes": 80, "n_peaks": 120, "n_proteins": 14, "n_decoys": 4}
+    others = {"housekeeping": 0.25, "times": (0.0, 4.0, 8.0), "kinetics": Kinetics(), "random_state": 0}
+    return System(krumsiek2011(), **(sizes | others | changed))
+
+
 @pytest.fixture(scope="module")
 def system():
-    return System(
-        krumsiek2011(),
-        n_cells=600,
-        n_genes=80,
-        n_peaks=120,
-        n_proteins=14,
-        n_decoys=4,
-        housekeeping=0.25,
-        times=(0.0, 4.0, 8.0),
-        kinetics=Kinetics(),
-        random_state=0,
-    )
+    return population()
 
 
 def counted(system, snapshot, batch_effect=0.0, dropout=0.0, scale=1.0):
@@ -126,18 +121,7 @@ def test_chromatin_leads_rna_and_rna_leads_protein(system):
 
 def test_levels_move_towards_what_is_transcribed():
     """The change of the regulators, averaged over their noise, is their turnover times what is made less what there is."""
-    calm = System(
-        krumsiek2011(),
-        n_cells=40,
-        n_genes=80,
-        n_peaks=120,
-        n_proteins=14,
-        n_decoys=4,
-        housekeeping=0.25,
-        times=(0.0, 4.0),
-        kinetics=Kinetics(noise=0.0, speed=0.0),
-        random_state=0,
-    )
+    calm = population(n_cells=40, kinetics=Kinetics(noise=0.0, speed=0.0))
     before, after = calm.read([np.full(40, 3.0), np.full(40, 3.1)])
     rows = calm.layout.genes.index.get_indexer(calm.network.regulators)
     level, later, made = calm.rna(before)[rows], calm.rna(after)[rows], calm.nascent(before)[rows]
