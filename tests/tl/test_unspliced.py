@@ -57,15 +57,22 @@ def test_cells_without_rna_and_genes_without_introns_are_no_hindrance(course):
     assert np.isfinite(slot["edges"]["weight"]).all()
 
 
-def test_what_it_is_named_by_is_checked(course):
+@pytest.mark.parametrize(
+    ("named", "error", "message"),
+    [
+        (
+            {"unspliced": "nowhere"},
+            KeyError,
+            "'rna' has no such layer; there are 'spliced', 'unspliced', 'smooth'",
+        ),
+        ({"unspliced": "X"}, KeyError, "Name the one with the raw counts of unspliced RNA"),
+        ({"unspliced": "smooth"}, ValueError, "raw counts"),
+        ({"layer": "unspliced", "atac": False, "prot": False}, ValueError, "is what is read as expression"),
+    ],
+)
+def test_what_it_is_named_by_is_checked(course, named, error, message):
     mdata, prior = course
-    with pytest.raises(KeyError, match="nowhere"):
-        fit(mdata, prior, unspliced="nowhere")
-    smooth = mdata.copy()
-    smooth["rna"].layers["Mu"] = smooth["rna"].layers["unspliced"] * 0.37
-    with pytest.raises(ValueError, match="raw counts"):
-        fit(smooth, prior, unspliced="Mu")
-    with pytest.raises(ValueError, match="is what is read as expression"):
-        fit(mdata, prior, layer="unspliced", atac=False, prot=False)
-    with pytest.raises(ValueError, match="is what is read as expression"):
-        fit(mdata, prior, unspliced="X")
+    mdata = mdata.copy()
+    mdata["rna"].layers["smooth"] = mdata["rna"].layers["unspliced"] * 0.37
+    with pytest.raises(error, match=message):
+        fit(mdata, prior, **named)

@@ -24,8 +24,7 @@ WAYS = {"knockout": KNOCKOUT, "overexpress": OVEREXPRESS}
 _CELLS, _SEEN = 60, 60
 # fewest ways to divide the cells with which p = 0.05 can be reached
 _LEAST_WAYS = 20
-_LEAST_SPREAD = 1e-6
-# added to the spread within the groups: what hardly varies there must not outweigh the rest
+# least spread (within the groups it is added): what hardly varies must not outweigh the rest
 _LEAST_SPREAD = 0.05
 # a smaller group is no place to end up in
 _LEAST_GROUP = 10

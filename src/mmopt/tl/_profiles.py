@@ -97,8 +97,7 @@ def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_r
         whole = counts(adata, name, layer)
         columns, place = adata.var_names.get_indexer(features.names[role]), positions(mdata, name)
         here = np.flatnonzero(place >= 0)
-        matrix = whole if _all_in_order(columns, whole.shape[1]) else whole[:, columns]
-        matrix = matrix if _all_in_order(place[here], whole.shape[0]) else matrix[place[here]]
+        matrix = selected(whole, place[here], columns)
         if role == "prot":
             raw = np.asarray(matrix.todense() if sparse.issparse(matrix) else matrix, dtype=float)
             matrix, counted[role] = log_ratio(raw), raw > 0
@@ -109,6 +108,14 @@ def read_profiles(mdata: MuData, features: Features, *, layer: str | None, use_r
         matrices[role], rows[role] = matrix, here
     embedding = _embedding(mdata, features, matrices, rows, use_rep)
     return Profiles(replace(features, shares=shares), matrices, rows, embedding, counted)
+
+
+def selected(
+    matrix: np.ndarray | sparse.csr_matrix, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray | sparse.csr_matrix:
+    """Rows and columns of a matrix; the matrix itself where that is all of it."""
+    some = matrix if _all_in_order(columns, matrix.shape[1]) else matrix[:, columns]
+    return some if _all_in_order(rows, matrix.shape[0]) else some[rows]
 
 
 def _all_in_order(chosen: np.ndarray, n: int) -> bool:

@@ -188,6 +188,7 @@ def regulons(
     keep = {role: {name for r, name in named if r == role} for role in ("rna", "prot")}
     features = choose_features(mdata, modalities, keep | {"rna": keep["rna"] | wanted})
     profiles = read_profiles(mdata, features, layer=layer, use_rep=use_rep)
+    transcribed = None if unspliced is None else nascent(mdata, profiles, unspliced, layer)
     columns = regulator_columns(mdata, features, prior, motifs, regulators)
 
     rng = np.random.default_rng(random_state)
@@ -205,15 +206,19 @@ def regulons(
         codes, names = batch_codes(mdata, donor_key, modalities)  # refuses cells without a donor
         donors = np.array(names)[codes]
 
-    transcribed = None if unspliced is None else nascent(mdata, profiles, unspliced, layer, n_neighbors)
-
-    def levels(values: np.ndarray, *cells: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    def levels(
+        values: np.ndarray, rows: np.ndarray, among: np.ndarray | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
         chromatin = np.full_like(values, np.nan)
         if len(links):
             opened, linked = activity(links, values[:, blocks["atac"]], len(features.names["rna"]))
             chromatin[:, np.flatnonzero(linked)] = (opened / tops(opened))[:, linked]
-        seen = [log_odds(chromatin), *([] if transcribed is None else [transcribed(*cells)])]
-        return (values - bottom) / scale, seen
+        seen = [chromatin]
+        if transcribed is not None:
+            seen.append(np.full_like(values, np.nan))
+            now = transcribed.values(rows, n_neighbors, among)
+            seen[1][:, blocks["rna"]] = now / tops(now)
+        return (values - bottom) / scale, [log_odds(each) for each in seen]
 
     level, seen = levels(values, query)
     scales = [production_scale(log_odds(level), each, min(TOGETHER)) for each in seen]
